@@ -1,0 +1,1 @@
+"""Who said it: canonical bytes, tagged digests, signatures, sealed boxes. Only here does weaker become stronger."""

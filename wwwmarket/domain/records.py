@@ -1,0 +1,216 @@
+"""The records of a request's path. What reaches the ledger is an entry's body; the rest is kept in those by digest.
+
+Every record names its kind and version in ``kind``, so that its bytes can never be read as another record.
+A field once released never changes meaning: a new version is a new kind.
+"""
+
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
+
+from msgspec import Meta, Raw
+
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId, SealingKey, Signature
+from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, PartsPerMillion, Prices, Slo, Tokens, Usage
+from wwwmarket.domain.shape import Record, Value
+
+T = TypeVar("T")
+
+Origin: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}$")]
+"""Name of a log (C2SP tlog-checkpoint, origin line)."""
+SocketAddress: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:\[\]-]{3,64}$")]
+Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
+
+
+class Signed(Value, Generic[T]):
+    """A record with a claim of who said it. Nothing may rest on it before ``crypto.signing.verify``."""
+
+    body: T
+    signer: AccountId
+    signature: Signature
+
+
+class NodeAddress(Value):
+    """Where a node can be reached: its key, and ``host:port`` hints (the key decides, hints only help)."""
+
+    node: NodeId
+    sockets: Annotated[tuple[SocketAddress, ...], Meta(max_length=8)] = ()
+
+
+class Capacity(Value):
+    """What an engine can carry at once: concurrent sequences, and output tokens per second over all of them."""
+
+    sequences: Annotated[int, Meta(ge=1, le=65_536)]
+    tokens_per_s: Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class Promise(Value):
+    """A latency that the provider promises for a share of its requests."""
+
+    slo: Slo
+    percentile_ppm: PartsPerMillion
+
+
+class Offer(Record, tag="offer/v1"):
+    """A provider's standing offer: list prices (its ceilings), capacity, promised latency, where to ask."""
+
+    model: Model
+    prices: Prices
+    capacity: Capacity
+    promise: Promise
+    accept_ppm: PartsPerMillion
+    bond_micro: MicroCredits
+    valid_from_ms: Millis
+    valid_until_ms: Millis
+    address: NodeAddress
+    sealing_key: SealingKey
+
+
+class Withdrawal(Record, tag="withdrawal/v1"):
+    """Takes an offer off the market. Awards already made stand."""
+
+    offer: EntryId
+
+
+class Bid(Record, tag="bid/v1"):
+    """What a client wants and will pay. ``request_digest`` is salted, so the prompt cannot be guessed from it.
+
+    ``input_tokens`` and ``expected_output_tokens`` are estimates, for scores and predictions;
+    ``max_input_tokens`` and ``max_output_tokens`` are bounds, for what is locked.
+    ``time_value_micro_per_s`` is what a second saved is worth to the client; 0 means the cheapest within the SLO.
+    """
+
+    client: AccountId
+    model: ModelRequirement
+    input_tokens: Tokens
+    max_input_tokens: Tokens
+    expected_output_tokens: Tokens
+    max_output_tokens: Tokens
+    max_price_micro: MicroCredits
+    time_value_micro_per_s: MicroCredits
+    slo: Slo
+    request_digest: Digest
+    auctioneer: NodeId
+    issued_ms: Millis
+    expires_ms: Millis
+
+
+class Ask(Record, tag="ask/v1"):
+    """A provider's sealed answer to one bid. Prices are at most the offer's; latencies are predicted."""
+
+    bid: Digest
+    offer: EntryId
+    prices: Prices
+    predicted_ttft_ms: Millis
+    predicted_finish_ms: Millis
+    slo: Slo
+    held_until_ms: Millis
+
+
+class Award(Record, tag="award/v1"):
+    """The client's decision: who serves, at what price, and what is locked for it.
+
+    ``asks`` are the digests of all asks received, winner and runner-up among them, sorted.
+    ``locked_micro`` is the most that settlement can take. From ``claim_after_ms`` the provider may settle alone;
+    at ``expires_ms`` whatever is not settled is unlocked.
+    """
+
+    bid: Bid
+    winner: Signed[Ask]
+    runner_up: Signed[Ask] | None
+    asks: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=64)]
+    prices: Prices
+    locked_micro: MicroCredits
+    claim_after_ms: Millis
+    expires_ms: Millis
+
+
+class Attestation(Record, tag="attestation/v1"):
+    """The provider's account of one execution. Digests are over the exact bytes that travelled."""
+
+    award: EntryId
+    outcome: Outcome
+    request_digest: Digest
+    response_digest: Digest
+    usage: Usage
+    engine: EngineFingerprint
+    started_ms: Millis
+    first_token_ms: Millis | None
+    finished_ms: Millis
+
+
+class Receipt(Record, tag="receipt/v1"):
+    """The client's own account of the same execution: its counts, its clock."""
+
+    award: EntryId
+    response_digest: Digest
+    usage: Usage
+    ttft_ms: Millis | None
+    latency_ms: Millis
+    verdict: Literal["agreed", "disputed"]
+
+
+class Settlement(Record, tag="settlement/v1"):
+    """Asks the contract to pay. Without a receipt only after ``claim_after_ms``, or to release all."""
+
+    award: EntryId
+    attestation: Signed[Attestation]
+    receipt: Signed[Receipt] | None
+
+
+class Transfer(Record, tag="transfer/v1"):
+    """Moves available credits from the entry's author to another account (which exists by being paid)."""
+
+    to: AccountId
+    amount_micro: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+
+
+class Grant(Value):
+    account: AccountId
+    amount_micro: MicroCredits
+
+
+class Genesis(Record, tag="genesis/v1"):
+    """Entry 0: the log's name, its operator, the contracts in force by source hash, and all the credits there are."""
+
+    origin: Origin
+    operator: AccountId
+    operator_address: NodeAddress
+    contracts: dict[str, Digest]
+    grants: tuple[Grant, ...]
+    at_ms: Millis
+
+
+class Mark(Record, tag="mark/v1"):
+    """The operator's last entry before a checkpoint: ledger time moves to ``at_ms``, awards due expire.
+
+    ``state_root`` is the root of the state *before* this entry, so that a reader can compare before it trusts.
+    """
+
+    at_ms: Millis
+    state_root: Digest
+
+
+Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Transfer | Mark
+"""What an entry can say."""
+
+
+class Entry(Value):
+    """A leaf of the ledger: one author, one place in its chain, one body. The ledger never looks into ``body``.
+
+    Signed is ``crypto.signing.entry_id``; two entries of one account with the same ``seq`` are evidence of a fork.
+    """
+
+    account: AccountId
+    seq: Count
+    prev: EntryId
+    body: Raw
+    signature: Signature
+
+
+class Inclusion(Record, tag="inclusion/v1"):
+    """The operator's promise: the entry stands at ``index``, and a checkpoint will cover it by ``covered_by_ms``."""
+
+    entry: EntryId
+    origin: Origin
+    index: Count
+    covered_by_ms: Millis
