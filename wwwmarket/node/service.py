@@ -1,0 +1,252 @@
+"""What the gateway and the command line may ask of a node. Nothing else of a node is theirs to touch."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Literal, Protocol, TypeAlias
+
+from msgspec import Meta
+
+from wwwmarket.domain.book import Account, ListedOffer, OpenAward
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
+from wwwmarket.domain.model import ModelName, Precision
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Tokens, Usage
+from wwwmarket.domain.records import (
+    Ask,
+    Attestation,
+    Award,
+    Bid,
+    Inclusion,
+    NodeAddress,
+    Receipt,
+    Signed,
+)
+from wwwmarket.domain.shape import Value
+from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
+
+
+class Preferences(Value):
+    """What a client prefers; None leaves it to the node's defaults."""
+
+    max_price_micro: MicroCredits | None = None
+    time_value_micro_per_s: MicroCredits = 0
+    slo: Slo | None = None
+    precisions: tuple[Precision, ...] = ()
+    only: tuple[AccountId, ...] = ()
+    ignore: tuple[AccountId, ...] = ()
+    allow_fallbacks: bool = True
+
+
+class Purchase(Value):
+    """One request to buy. ``request`` is the client's exact JSON; the rest was read from it at the door.
+
+    ``account`` must be one that this node signs for: an API key's sub-account, or the node's own.
+    ``prompt_bytes`` and ``messages`` bound the input tokens; ``max_output_tokens`` None takes the node's default.
+    """
+
+    account: AccountId
+    path: Path
+    request: bytes
+    model: ModelName
+    prompt_bytes: Count
+    messages: Count
+    max_output_tokens: Tokens | None
+    preferences: Preferences
+
+
+class JudgedAsk(Value):
+    """One provider's part in an auction, and why it won or lost.
+
+    ``score`` is None where there is no ask to score. ``reason`` is a sentence for people, and for the provider's own
+    proof: ``ask`` carries its signature.
+    """
+
+    provider: AccountId
+    offer: EntryId
+    ask: Signed[Ask] | None
+    digest: Digest | None
+    score: Count | None
+    cost_micro: MicroCredits | None
+    verdict: Literal["won", "runner_up", "lost", "ineligible", "declined", "silent", "failed"]
+    reason: str
+
+
+class Awarded(Value):
+    """The auction is decided and the winner is at work."""
+
+    award: EntryId
+    provider: AccountId
+    prices: Prices
+    locked_micro: MicroCredits
+    auction_ms: float
+    attempt: Annotated[int, Meta(ge=1)]
+
+
+class Delivered(Value):
+    """The request is over. ``receipt`` names the award's receipt; ``settlement`` is pending until it is ordered."""
+
+    award: EntryId
+    provider: AccountId
+    outcome: Literal["completed", "cancelled", "failed"]
+    usage: Usage
+    cost_micro: MicroCredits
+    ttft_ms: Millis | None
+    latency_ms: Millis
+
+
+DeliveryEvent: TypeAlias = Awarded | ResponseStarted | ResponsePiece | Delivered
+
+
+class Explanation(Value):
+    """An award with every ask and why it won or lost, and what became of it.
+
+    ``status``: promised (the operator has signed for it), settled, expired, or refused. ``attempts`` names the awards
+    of the same request, in order, when an earlier winner failed before its first token.
+    """
+
+    id: EntryId
+    bid: Bid
+    award: Award
+    status: Literal["pending", "open", "settled", "expired", "refused"]
+    asks: tuple[JudgedAsk, ...]
+    attempts: tuple[EntryId, ...]
+    auction_ms: float
+    ttft_ms: Millis | None
+    latency_ms: Millis | None
+    cost_micro: MicroCredits | None
+    usage: Usage | None
+    inclusion: Signed[Inclusion] | None
+
+
+class ReceiptView(Value):
+    """Both sides' accounts of one execution, and the entry that settled it."""
+
+    award: EntryId
+    receipt: Signed[Receipt] | None
+    attestation: Signed[Attestation] | None
+    cost_micro: MicroCredits
+    settlement_index: Count | None
+
+
+class ApiKeyView(Value):
+    """An API key without its secret. ``account`` is its sub-account on the ledger: its budget is that balance."""
+
+    id: str
+    name: str
+    account: AccountId
+    created_ms: Millis
+    revoked: bool = False
+
+
+class AccountView(Value):
+    id: AccountId
+    balance: Account
+    next_seq: Count
+    prev: EntryId
+
+
+class NodeStatus(Value):
+    """How this node is. ``lag_entries`` is how far its replica is behind what it has heard of."""
+
+    node: NodeId
+    account: AccountId
+    address: NodeAddress
+    origin: str
+    operator: AccountId
+    is_operator: bool
+    ledger_size: Count
+    checkpoint_size: Count
+    ledger_time_ms: Millis
+    offers: Count
+    peers: Count
+    in_flight: Count
+    draining: bool
+    started_ms: Millis
+    version: str
+
+
+class Counters(Value):
+    """Totals since start, for metrics; keys are metric names in Prometheus form without the ``wwwmarket_`` prefix."""
+
+    counters: dict[str, float]
+    gauges: dict[str, float]
+    histograms: dict[str, tuple[tuple[float, int], ...]]
+
+
+class Service(Protocol):
+    """Every method refuses with ``domain.errors`` only."""
+
+    def purchase(self, purchase: Purchase) -> AsyncIterator[DeliveryEvent]:
+        """Auction, award, execution and settlement of one request, streamed.
+
+        Closing the iterator cancels: the provider aborts, and delivered tokens only are settled.
+
+        Raises:
+            InsufficientCredit: the account cannot lock the maximum price.
+            NotFound: no offer on the ledger is for that model.
+            Unavailable: offers exist, but no ask meets the requirements now.
+            EngineRefused: the winner's engine refused the request itself; it is passed on and costs nothing.
+        """
+        ...
+
+    async def auction(self, bid: Signed[Bid]) -> Explanation:
+        """Run an auction for a client that signs for itself. The award in the answer is a proposal: the client signs
+        it as an entry and hands it to ``accept``.
+        """
+        ...
+
+    def accept(self, leaf: bytes, path: Path, request: bytes, salt: bytes) -> AsyncIterator[DeliveryEvent]:
+        """Execute an award that its client has signed (the canonical bytes of the entry), after ``auction``.
+
+        The client receives the attestation through ``receipt`` and signs the settlement itself, or leaves it to the
+        provider's own claim.
+        """
+        ...
+
+    async def submit(self, leaf: bytes) -> Signed[Inclusion]:
+        """Order an entry, given as its canonical bytes. Idempotent: the same bytes get the same promise."""
+        ...
+
+    async def explain(self, award: EntryId) -> Explanation: ...
+    async def receipt(self, award: EntryId) -> ReceiptView: ...
+    async def recent_awards(self, limit: int) -> Sequence[Explanation]: ...
+    def account(self, account: AccountId) -> AccountView: ...
+    def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]: ...
+    def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]: ...
+
+    async def create_key(self, name: str, budget_micro: MicroCredits) -> tuple[str, ApiKeyView]:
+        """A new API key (``sk-…``, shown this once and kept hashed) whose sub-account is paid ``budget_micro`` from the
+        node's account.
+        """
+        ...
+
+    async def keys(self) -> Sequence[ApiKeyView]: ...
+    async def revoke_key(self, key_id: str) -> ApiKeyView: ...
+    async def top_up(self, key_id: str, amount_micro: MicroCredits) -> ApiKeyView: ...
+    def authenticate(self, secret: str) -> ApiKeyView:
+        """Raises Unauthorised."""
+        ...
+
+    def is_admin(self, secret: str) -> bool:
+        """Whether ``secret`` is this node's own admin token (in its data directory, mode 0600)."""
+        ...
+
+    def status(self) -> NodeStatus: ...
+    def counters(self) -> Counters: ...
+
+    def verifier_key(self) -> str:
+        """The log's C2SP verifier key (``name+id+key``)."""
+        ...
+
+    async def checkpoint(self) -> bytes:
+        """The latest checkpoint, a C2SP signed note. Raises Unavailable until there is one."""
+        ...
+
+    async def tile(self, path: str) -> bytes:
+        """The bytes of ``tile/…`` (C2SP tlog-tiles), hash tiles and entry bundles, full and partial.
+
+        Raises NotFound where the latest checkpoint has no such tile, Malformed where it is no tile's path.
+        """
+        ...
+
+    async def wait_settled(self, award: EntryId, timeout_ms: int) -> bool:
+        """Wait until the award is no longer open on this node's replica."""
+        ...
