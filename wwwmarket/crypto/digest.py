@@ -35,3 +35,17 @@ def request_digest(salt: bytes, request: bytes) -> Digest:
 def response_digest(response: bytes) -> Digest:
     """Digest of the exact response bytes, all chunks joined."""
     return tagged("response/v1", response)
+
+
+class ResponseHasher:
+    """``response_digest`` of an answer that arrives in pieces."""
+
+    def __init__(self) -> None:
+        self._hash = sha256(b"wwwmarket/response/v1\x00")
+
+    def update(self, piece: bytes) -> None:
+        self._hash.update(piece)
+
+    def digest(self) -> Digest:
+        """Digest of all pieces so far, joined."""
+        return Digest(self._hash.hexdigest())

@@ -6,11 +6,10 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 from msgspec import Meta
 
 from wwwmarket.domain.book import Account, ListedOffer, OpenAward
-from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
+from wwwmarket.domain.identity import AccountId, EntryId, NodeId
 from wwwmarket.domain.model import ModelName, Precision
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Tokens, Usage
 from wwwmarket.domain.records import (
-    Ask,
     Attestation,
     Award,
     Bid,
@@ -20,6 +19,7 @@ from wwwmarket.domain.records import (
     Signed,
 )
 from wwwmarket.domain.shape import Value
+from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
 
 
@@ -50,23 +50,6 @@ class Purchase(Value):
     messages: Count
     max_output_tokens: Tokens | None
     preferences: Preferences
-
-
-class JudgedAsk(Value):
-    """One provider's part in an auction, and why it won or lost.
-
-    ``score`` is None where there is no ask to score. ``reason`` is a sentence for people, and for the provider's own
-    proof: ``ask`` carries its signature.
-    """
-
-    provider: AccountId
-    offer: EntryId
-    ask: Signed[Ask] | None
-    digest: Digest | None
-    score: Count | None
-    cost_micro: MicroCredits | None
-    verdict: Literal["won", "runner_up", "lost", "ineligible", "declined", "silent", "failed"]
-    reason: str
 
 
 class Awarded(Value):

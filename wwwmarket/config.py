@@ -1,0 +1,87 @@
+"""Every number that is a choice: its unit last in its name, its reason beside it. Presets for local, lan and wan."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wwwmarket.domain.quantity import Slo
+
+_PATIENT: Final = Slo(ttft_ms=10_000, tpot_ms=1_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuctionConfig:
+    neighbours_asked: int = 3
+    """Few and random beats many and near; with oneself this makes four asks, at any market's size."""
+    ask_timeout_ms: int = 150
+    """One round trip to the slowest neighbour and its engine poll; a late ask is a silent one."""
+    hold_ms: int = 300
+    """About two round trips: long enough for the award to arrive, short enough that losers' slots are free again."""
+    bid_validity_ms: int = 30_000
+    """Covers the auction, a failover, and the lag of ledger time behind the clock."""
+    attempts_max: int = 3
+    """The winner and two next-best asks: beyond that, the market has changed and a new auction is honest."""
+    slo_default: Slo = _PATIENT
+    """A bid without preferences takes the cheapest provider that is not plainly broken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    first_token_slack_ms: int = 2_000
+    """Beyond the promised TTFT before the next-best ask is taken: an engine's hiccup is not a dead provider."""
+    promise_timeout_ms: int = 10_000
+    """How long a provider lets a finished answer wait for the ledger's promise before it gives the work up."""
+    silence_ms: int = 60_000
+    """A started answer that says nothing for so long is broken."""
+    bound_base_ms: int = 30_000
+    bound_factor: int = 10
+    """An execution is cut off at ``bound_base_ms`` plus this many times its predicted finish: later it is no answer."""
+    claim_after_ms: int = 5_000
+    """Added to that bound: then the provider may settle without the client's receipt."""
+    claim_window_ms: int = 60_000
+    """How long the provider has to claim, before everything unlocks."""
+    execution_max_ms: int = 600_000
+    """The longest execution that a lock waits for."""
+    request_bytes_max: int = 8 * 1024 * 1024
+    response_bytes_max: int = 64 * 1024 * 1024
+    output_tokens_default: int = 512
+    """What is locked for when the client sets no maximum."""
+    piece_bytes_max: int = 512 * 1024
+    """Sealed frames stay below the transport's limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerConfig:
+    checkpoint_interval_ms: int = 250
+    """How often new entries are covered by a checkpoint, and how old ledger time may be while there is traffic."""
+    covered_within_ms: int = 5_000
+    """What the operator promises for that; 20 times the interval, so that a busy disk is not a broken promise."""
+    batch_entries_max: int = 256
+    """Group commit: entries that share one fsync."""
+    pending_entries_max: int = 8_192
+    """Admitted and not yet durable; beyond it submissions are refused with Retry-After."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    auction: AuctionConfig = AuctionConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    offer_validity_ms: int = 24 * 3_600_000
+    """An offer outlives a crash of its provider by at most this; it is renewed while the provider serves."""
+    engine_poll_ms: int = 250
+    """How old an engine's live state may be; an older one is unknown, and an unknown engine asks nothing."""
+    drain_ms: int = 30_000
+    """How long a leaving node waits for what it has in flight."""
+    submit_timeout_ms: int = 5_000
+    in_flight_max: int = 512
+    """Requests that one gateway carries at once; beyond it 429."""
+
+
+LOCAL: Final = NodeConfig()
+LAN: Final = replace(LOCAL, auction=replace(LOCAL.auction, ask_timeout_ms=250, hold_ms=500))
+WAN: Final = replace(
+    LOCAL,
+    auction=replace(LOCAL.auction, ask_timeout_ms=600, hold_ms=1_500),
+    ledger=replace(LOCAL.ledger, checkpoint_interval_ms=1_000, covered_within_ms=20_000),
+)
+PRESETS: Final = {"local": LOCAL, "lan": LAN, "wan": WAN}

@@ -1,0 +1,246 @@
+"""One sealed reverse auction: ask a few providers, wait a bounded time, rank what came back.
+
+It promises that the ranking depends only on which asks arrived in time, never on their order, and that every asked
+provider is accounted for with a reason. It does not know how asks travel, nor what becomes of the winner.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Literal, Protocol, TypeAlias, assert_never
+
+from wwwmarket.crypto.digest import digest
+from wwwmarket.crypto.signing import Verified
+from wwwmarket.domain.book import ListedOffer
+from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis
+from wwwmarket.domain.records import Ask, Bid, Offer, Signed
+from wwwmarket.domain.shape import Value
+
+
+class Candidate(Value):
+    """An offer on the ledger that may be asked."""
+
+    offer: EntryId
+    listed: ListedOffer
+
+
+class Opened(Value):
+    at_ms: Millis
+
+
+class AskArrived(Value):
+    at_ms: Millis
+    offer: EntryId
+    ask: Verified[Ask]
+
+
+class AskMissing(Value):
+    """The provider declined, or could not be reached."""
+
+    at_ms: Millis
+    offer: EntryId
+    declined: bool
+    reason: str
+
+
+class DeadlineReached(Value):
+    at_ms: Millis
+
+
+Event: TypeAlias = Opened | AskArrived | AskMissing | DeadlineReached
+
+
+class RequestAsk(Value):
+    candidate: Candidate
+
+
+class ArmDeadline(Value):
+    at_ms: Millis
+
+
+class Decided(Value):
+    """The auction is over. ``standings`` are the eligible asks, best first; ``digests`` are of all asks received."""
+
+    standings: tuple["Standing", ...]
+    digests: tuple[Digest, ...]
+    judged: tuple["JudgedAsk", ...]
+
+
+Effect: TypeAlias = RequestAsk | ArmDeadline | Decided
+
+
+class Standing(Value):
+    """An eligible ask in its place."""
+
+    score: Count
+    digest: Digest
+    ask: Verified[Ask]
+    candidate: Candidate
+
+
+Verdict: TypeAlias = Literal["won", "runner_up", "lost", "ineligible", "declined", "silent", "failed"]
+_PLACES: dict[int, Verdict] = {0: "won", 1: "runner_up"}
+
+
+class JudgedAsk(Value):
+    """One provider's part in an auction, and why it won or lost.
+
+    ``score`` is None where there is no ask to score. ``reason`` is a sentence for people; ``ask`` carries the
+    provider's signature, so that a wrong verdict can be proven.
+    """
+
+    provider: AccountId
+    offer: EntryId
+    ask: Signed[Ask] | None
+    digest: Digest | None
+    score: Count | None
+    cost_micro: MicroCredits | None
+    verdict: Verdict
+    reason: str
+
+
+class PricingRule(Protocol):
+    """The award contract's arithmetic, as far as an auction needs it."""
+
+    def score(self, bid: Bid, ask: Ask) -> int: ...
+    def expected_cost_micro(self, bid: Bid, ask: Ask) -> int: ...
+    def check_eligible(self, bid: Bid, bid_digest: Digest, ask: Ask, offer: Offer) -> None:
+        """Raises a Refusal that says why this ask cannot win this bid."""
+        ...
+
+
+def draw(candidates: Sequence[Candidate], chance: bytes, count: int) -> tuple[Candidate, ...]:
+    """``count`` candidates, uniformly by ``chance`` (32 unpredictable bytes), whatever order they are given in."""
+    shuffled = sorted(candidates, key=lambda candidate: sha256(chance + bytes.fromhex(candidate.offer)).digest())
+    return tuple(shuffled[:count])
+
+
+class Auction:
+    def __init__(self, bid: Bid, candidates: Sequence[Candidate], pricing: PricingRule, *, ask_timeout_ms: int) -> None:
+        assert candidates, "an auction asks somebody"
+        self._bid = bid
+        self._bid_digest = digest(bid)
+        self._pricing = pricing
+        self._ask_timeout_ms = ask_timeout_ms
+        self._waiting = {candidate.offer: candidate for candidate in candidates}
+        self._asks: list[tuple[Candidate, Verified[Ask]]] = []
+        self._missing: list[tuple[Candidate, AskMissing]] = []
+        self._decided = False
+
+    def step(self, event: Event) -> list[Effect]:
+        if self._decided:
+            return []
+        match event:
+            case Opened():
+                asked: list[Effect] = [RequestAsk(candidate=candidate) for candidate in self._waiting.values()]
+                return [*asked, ArmDeadline(at_ms=event.at_ms + self._ask_timeout_ms)]
+            case AskArrived():
+                return self._arrived(event)
+            case AskMissing():
+                return self._absent(event)
+            case DeadlineReached():
+                return self._decide()
+            case _:
+                assert_never(event)
+
+    def _arrived(self, event: AskArrived) -> list[Effect]:
+        candidate = self._waiting.pop(event.offer, None)
+        if candidate is None:
+            return []
+        self._asks.append((candidate, event.ask))
+        return [] if self._waiting else self._decide()
+
+    def _absent(self, event: AskMissing) -> list[Effect]:
+        candidate = self._waiting.pop(event.offer, None)
+        if candidate is None:
+            return []
+        self._missing.append((candidate, event))
+        return [] if self._waiting else self._decide()
+
+    def _decide(self) -> list[Effect]:
+        self._decided = True
+        standings: list[Standing] = []
+        judged: list[JudgedAsk] = [self._silent(candidate) for candidate in self._waiting.values()]
+        judged += [_absence(candidate, missing) for candidate, missing in self._missing]
+        digests: list[Digest] = []
+        for candidate, ask in self._asks:
+            name = digest(ask.body)
+            digests.append(name)
+            try:
+                self._check(candidate, ask)
+            except Refusal as refusal:
+                judged.append(self._judge(candidate, ask, name, "ineligible", refusal.message))
+            else:
+                score = self._pricing.score(self._bid, ask.body)
+                standings.append(Standing(score=score, digest=name, ask=ask, candidate=candidate))
+        standings.sort(key=lambda standing: (standing.score, standing.digest))
+        judged = [*self._verdicts(standings), *sorted(judged, key=lambda ask: (ask.verdict, ask.offer))]
+        return [
+            Decided(standings=tuple(standings), digests=tuple(sorted(set(digests))), judged=tuple(judged)),
+        ]
+
+    def _check(self, candidate: Candidate, ask: Verified[Ask]) -> None:
+        if ask.by != candidate.listed.provider:
+            raise Refusal("the ask is not signed by the provider of the offer")
+        if ask.body.offer != candidate.offer:
+            raise Refusal("the ask is for another offer than the one asked")
+        self._pricing.check_eligible(self._bid, self._bid_digest, ask.body, candidate.listed.offer)
+
+    def _verdicts(self, standings: Sequence[Standing]) -> list[JudgedAsk]:
+        verdicts: list[JudgedAsk] = []
+        for place, standing in enumerate(standings):
+            behind = standing.score - standings[0].score
+            if place == 0:
+                reason = f"the lowest score of {len(standings)}"
+            elif behind == 0:
+                reason = "tied with the winner; the lower digest wins a tie"
+            else:
+                reason = f"its score is {behind} above the winner's"
+            verdict = _PLACES.get(place, "lost")
+            verdicts.append(
+                self._judge(standing.candidate, standing.ask, standing.digest, verdict, reason, score=standing.score)
+            )
+        return verdicts
+
+    def _judge(  # noqa: PLR0913 - the columns of one row
+        self,
+        candidate: Candidate,
+        ask: Verified[Ask],
+        name: Digest,
+        verdict: Verdict,
+        reason: str,
+        *,
+        score: int | None = None,
+    ) -> JudgedAsk:
+        return JudgedAsk(
+            provider=candidate.listed.provider,
+            offer=candidate.offer,
+            ask=ask.signed,
+            digest=name,
+            score=score,
+            cost_micro=self._pricing.expected_cost_micro(self._bid, ask.body),
+            verdict=verdict,
+            reason=reason,
+        )
+
+    def _silent(self, candidate: Candidate) -> JudgedAsk:
+        reason = f"no answer within {self._ask_timeout_ms} ms"
+        return _no_ask(candidate, "silent", reason)
+
+
+def _absence(candidate: Candidate, missing: AskMissing) -> JudgedAsk:
+    return _no_ask(candidate, "declined" if missing.declined else "silent", missing.reason)
+
+
+def _no_ask(candidate: Candidate, verdict: Verdict, reason: str) -> JudgedAsk:
+    return JudgedAsk(
+        provider=candidate.listed.provider,
+        offer=candidate.offer,
+        ask=None,
+        digest=None,
+        score=None,
+        cost_micro=None,
+        verdict=verdict,
+        reason=reason,
+    )

@@ -1,0 +1,178 @@
+"""The provider's answer to a bid: whether to ask at all, at what price, with what promise.
+
+It promises never to ask above its offer, never to ask for what it cannot carry, and never while its engine's state is
+unknown. It knows nothing of other providers, and holds nothing for longer than it says.
+"""
+
+from typing import Protocol, TypeAlias, assert_never
+
+from wwwmarket.crypto.digest import digest
+from wwwmarket.crypto.signing import KeyPair, Verified, sign
+from wwwmarket.domain.identity import Digest, EntryId
+from wwwmarket.domain.quantity import Count, Millis
+from wwwmarket.domain.records import Ask, Bid, Offer
+from wwwmarket.domain.shape import Value
+
+
+class Forecast(Value):
+    """What the engine's model predicts for one request if it started now."""
+
+    ttft_ms: Millis
+    finish_ms: Millis
+
+
+class Forecaster(Protocol):
+    """The provider's own model of its engine (``dispatch``). None while the engine's state is unknown."""
+
+    def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> Forecast | None: ...
+
+
+class BidReceived(Value):
+    """``chance_ppm`` is uniform in [0, 1,000,000): it decides acceptance where the policy accepts a share only."""
+
+    at_ms: Millis
+    bid: Verified[Bid]
+    offer: EntryId
+    chance_ppm: Count
+
+
+class OfferListed(Value):
+    offer: EntryId
+    terms: Offer
+
+
+class OfferUnlisted(Value):
+    offer: EntryId
+
+
+class ExecutionStarted(Value):
+    """The winner's award has arrived: its hold becomes work."""
+
+    bid: Digest
+
+
+class ExecutionEnded(Value):
+    pass
+
+
+class DrainBegun(Value):
+    pass
+
+
+Event: TypeAlias = BidReceived | OfferListed | OfferUnlisted | ExecutionStarted | ExecutionEnded | DrainBegun
+
+
+class AskSent(Value):
+    ask: Verified[Ask]
+
+
+class BidDeclined(Value):
+    reason: str
+    retry_after_ms: Millis
+
+
+Effect: TypeAlias = AskSent | BidDeclined
+
+HOLDS_MAX = 4_096
+"""Bids that may be held at once; each hold lives for a fraction of a second."""
+
+
+class Seller:
+    def __init__(self, key: KeyPair, forecaster: Forecaster, *, hold_ms: int, asked_per_bid: int) -> None:
+        self._key = key
+        self._forecaster = forecaster
+        self._hold_ms = hold_ms
+        self._asked_per_bid = asked_per_bid
+        self._offers: dict[EntryId, Offer] = {}
+        self._holds: dict[Digest, Millis] = {}
+        self._in_flight = 0
+        self._draining = False
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def offered(self, offer: EntryId) -> Offer | None:
+        return self._offers.get(offer)
+
+    def step(self, event: Event) -> list[Effect]:
+        match event:
+            case BidReceived():
+                return [self._answer(event)]
+            case OfferListed():
+                self._offers[event.offer] = event.terms
+            case OfferUnlisted():
+                self._offers.pop(event.offer, None)
+            case ExecutionStarted():
+                self._holds.pop(event.bid, None)
+                self._in_flight += 1
+            case ExecutionEnded():
+                assert self._in_flight > 0, "an execution ends once"
+                self._in_flight -= 1
+            case DrainBegun():
+                self._draining = True
+            case _:
+                assert_never(event)
+        return []
+
+    def has_room(self, offer: Offer) -> bool:
+        """Whether one more execution fits into what was offered."""
+        return not self._draining and self._in_flight < offer.capacity.sequences
+
+    def _answer(self, event: BidReceived) -> Effect:
+        offer = self._offers.get(event.offer)
+        bid = event.bid.body
+        reason = self._why_not(offer, event)
+        if reason is not None or offer is None:
+            return BidDeclined(reason=reason or "this offer is not ours", retry_after_ms=self._hold_ms)
+        self._forget_old_holds(event.at_ms)
+        forecast = self._forecaster.forecast(
+            input_tokens=bid.input_tokens,
+            output_tokens=bid.expected_output_tokens,
+            held=self._likely_wins(),
+        )
+        if forecast is None:
+            return BidDeclined(reason="the engine's state is unknown", retry_after_ms=self._hold_ms)
+        held_until_ms = event.at_ms + self._hold_ms
+        ask = Ask(
+            bid=digest(bid),
+            offer=event.offer,
+            prices=offer.prices,
+            predicted_ttft_ms=forecast.ttft_ms,
+            predicted_finish_ms=forecast.finish_ms,
+            slo=offer.promise.slo,
+            held_until_ms=held_until_ms,
+        )
+        self._holds[ask.bid] = held_until_ms
+        return AskSent(ask=sign(self._key, ask))
+
+    def _why_not(self, offer: Offer | None, event: BidReceived) -> str | None:
+        bid = event.bid.body
+        checks = (
+            (offer is None, "this offer is not ours, or no longer listed"),
+            (event.bid.by != bid.client, "the bid is not signed by its client"),
+            (event.at_ms > bid.expires_ms, "the bid has expired"),
+            (self._draining, "the provider is leaving"),
+            (len(self._holds) >= HOLDS_MAX, "too many bids are held"),
+        )
+        for failed, reason in checks:
+            if failed:
+                return reason
+        assert offer is not None
+        if bid.model.name != offer.model.name:
+            return f"this offer is for {offer.model.name}"
+        if bid.max_input_tokens + bid.max_output_tokens > offer.model.context_tokens:
+            return f"the request may need more than the model's {offer.model.context_tokens} tokens of context"
+        if not self.has_room(offer):
+            return f"all {offer.capacity.sequences} sequences on offer are busy"
+        if event.chance_ppm >= offer.accept_ppm:
+            return "the provider's policy accepts a share of bids only"
+        return None
+
+    def _forget_old_holds(self, now_ms: int) -> None:
+        for bid in [bid for bid, until_ms in self._holds.items() if until_ms < now_ms]:
+            del self._holds[bid]
+
+    def _likely_wins(self) -> int:
+        """Each held bid was put to several providers, of whom one wins: expect that share of them, rounded up."""
+        return -(-len(self._holds) // self._asked_per_bid)
