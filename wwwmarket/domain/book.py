@@ -5,8 +5,8 @@ A contract reads a ``Book`` and returns rows: whole new values of what it change
 
 from typing import Protocol, TypeAlias
 
-from wwwmarket.domain.identity import AccountId, EntryId
-from wwwmarket.domain.quantity import MicroCredits, Millis
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
 from wwwmarket.domain.records import Award, Offer
 from wwwmarket.domain.shape import Value
 
@@ -51,6 +51,24 @@ class AwardRow(Value):
 Row: TypeAlias = AccountRow | OfferRow | AwardRow
 
 
+class AwardFacts(Value):
+    """What ``rules`` has verified of an award, since a contract cannot hash: the digests of its bid and of its asks.
+
+    Handing them over also says that the signatures on the winner's and the runner-up's ask are valid.
+    """
+
+    bid_digest: Digest
+    winner_ask_digest: Digest
+    runner_up_ask_digest: Digest | None
+
+
+class Clearing(Value):
+    """What an auction comes to: the prices that the winner is paid at, and the most that can be owed for it."""
+
+    prices: Prices
+    locked_micro: MicroCredits
+
+
 class Book(Protocol):
     """Read access for contracts. Unknown accounts are empty accounts."""
 
@@ -58,4 +76,8 @@ class Book(Protocol):
     def now_ms(self) -> Millis: ...
     def account(self, account: AccountId) -> Account: ...
     def offer(self, offer: EntryId) -> ListedOffer | None: ...
+    def offers_of(self, provider: AccountId) -> Count:
+        """How many offers a provider has listed."""
+        ...
+
     def award(self, award: EntryId) -> OpenAward | None: ...
