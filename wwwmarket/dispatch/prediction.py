@@ -1,0 +1,242 @@
+"""When a request would have its first token and its last, on an engine as it is now.
+
+Both kinds of engine are predicted in the same way, by playing the known work forward in a ``BatchingEngine``: one with
+a row in the table from its formula, any other from a formula of the same form whose constants are learnt online from
+what was observed, beginning with what the offer promises. What leaves this module is integer milliseconds, rounded up.
+"""
+
+from math import ceil
+from typing import Final, Protocol
+
+from wwwmarket.dispatch.batching import BatchingEngine, Sequence
+from wwwmarket.dispatch.step_time import EngineLimits, StepTimeModel
+from wwwmarket.domain.quantity import Millis, Slo, Tokens
+from wwwmarket.domain.records import Capacity
+from wwwmarket.domain.shape import Value
+
+GRAINS: Final = 32
+"""Ends of other sequences are seen at this resolution of the request's own length: what bounds the cost."""
+ROUNDS_MAX: Final = 10_000
+"""Steps played before the answer is "at least this long"."""
+PROMPT_TOKENS_TYPICAL: Final = 1_000
+"""Prompt that a promised time to first token is taken to speak of."""
+FORGETTING: Final = 0.98
+"""Weight of the past at each observation: about the last 50 count."""
+PRIOR_VARIANCE: Final = 4.0
+"""Trust in the prior: a coefficient counts as known to a factor of three."""
+VARIANCE_MAX: Final = 100.0
+"""Above it nothing is forgotten: keeps the variance from winding up while nothing new is seen."""
+COEFFICIENT_MIN: Final = 0.01
+"""Of the prior: nothing is ever predicted to be free."""
+OTHERS_MAX: Final = 4_096
+"""Sequences of others that are played; an engine that reports more is late enough with these."""
+
+
+class Work(Value):
+    """What this provider knows of one request that it has in hand or has promised to hold a place for."""
+
+    input_tokens_left: Tokens
+    output_tokens_left: Tokens
+    context_tokens: Tokens = 0
+    """Already computed."""
+
+
+class Load(Value):
+    """A live picture of an engine: what it says of itself, and the work known, in order of arrival.
+
+    Sequences that the engine counts beyond those in ``work`` belong to others, and are taken to be like the known ones.
+    """
+
+    running: int
+    waiting: int
+    kv_usage_ppm: int | None = None
+    work: tuple[Work, ...] = ()
+    """In the engine, sent by this provider."""
+    holds: tuple[Work, ...] = ()
+    """Promised a place, not yet in the engine."""
+
+
+class Prediction(Value):
+    """Milliseconds from now, rounded up."""
+
+    ttft_ms: Millis
+    finish_ms: Millis
+
+
+class LatencyModel(Protocol):
+    def predict(self, load: Load, *, input_tokens: Tokens, output_tokens: Tokens) -> Prediction:
+        """Predict a request of ``input_tokens`` that is expected to produce ``output_tokens``.
+
+        Raises:
+            TooLarge: it could never fit the engine.
+        """
+        ...
+
+
+class TableLatency(Value):
+    """An engine whose step time is known."""
+
+    model: StepTimeModel
+    limits: EngineLimits
+
+    def predict(self, load: Load, *, input_tokens: Tokens, output_tokens: Tokens) -> Prediction:
+        return _play(self.model, self.limits, load, input_tokens, max(1, output_tokens))
+
+
+class Line(Value):
+    """``y = intercept + slope x``, fitted by recursive least squares with forgetting (Haykin, Adaptive Filter Theory).
+
+    Both coefficients are in units of their priors, so that one starting variance suits both.
+    """
+
+    intercept_unit: float
+    slope_unit: float
+    intercept: float = 1.0
+    slope: float = 1.0
+    variance_intercept: float = PRIOR_VARIANCE
+    variance_slope: float = PRIOR_VARIANCE
+    covariance: float = 0.0
+
+    def at(self, x: float) -> float:
+        return self.intercept * self.intercept_unit + self.slope * self.slope_unit * x
+
+    def observe(self, x: float, y: float) -> "Line":
+        """The line after one more point; coefficients stay positive."""
+        scale = self.intercept_unit + self.slope_unit * x
+        a, b = self.intercept_unit / scale, self.slope_unit * x / scale
+        gain_a = self.variance_intercept * a + self.covariance * b
+        gain_b = self.covariance * a + self.variance_slope * b
+        memory = FORGETTING if self.variance_intercept + self.variance_slope < VARIANCE_MAX else 1.0
+        spread = memory + a * gain_a + b * gain_b
+        error = (y / scale - a * self.intercept - b * self.slope) / spread
+        return Line(
+            intercept_unit=self.intercept_unit,
+            slope_unit=self.slope_unit,
+            intercept=max(COEFFICIENT_MIN, self.intercept + gain_a * error),
+            slope=max(COEFFICIENT_MIN, self.slope + gain_b * error),
+            variance_intercept=(self.variance_intercept - gain_a * gain_a / spread) / memory,
+            variance_slope=(self.variance_slope - gain_b * gain_b / spread) / memory,
+            covariance=(self.covariance - gain_a * gain_b / spread) / memory,
+        )
+
+
+class Observation(Value):
+    """One finished request. ``input_tokens_ahead`` were to be computed before its first token, its own included;
+    ``concurrency`` sequences, itself included, ran beside it on average. It did not wait for a slot.
+    """
+
+    input_tokens_ahead: Tokens
+    output_tokens: Tokens
+    concurrency: int
+    ttft_ms: Millis
+    finish_ms: Millis
+
+
+class LearntLatency(Value):
+    """An engine without a table. ``ttft`` is over input tokens ahead, ``tpot`` over concurrency; both in ms."""
+
+    ttft: Line
+    tpot: Line
+    limits: EngineLimits
+
+    @classmethod
+    def from_promise(cls, slo: Slo, capacity: Capacity, *, kv_tokens_max: Tokens) -> "LearntLatency":
+        """Begin with what the offer promises: its TTFT for a typical prompt, its TPOT when full, half of it alone."""
+        ttft_ms, tpot_ms = max(1, slo.ttft_ms), max(1, slo.tpot_ms)
+        sequences = capacity.sequences
+        return cls(
+            ttft=Line(intercept_unit=ttft_ms / 4, slope_unit=ttft_ms * 3 / 4 / PROMPT_TOKENS_TYPICAL),
+            tpot=Line(intercept_unit=tpot_ms / 2, slope_unit=tpot_ms / 2 / sequences),
+            limits=EngineLimits(
+                kv_tokens_max=kv_tokens_max, sequences_max=sequences, batch_tokens_max=max(2048, sequences)
+            ),
+        )
+
+    @classmethod
+    def from_step_time(cls, model: StepTimeModel, limits: EngineLimits) -> "LearntLatency":
+        """Begin with a table's row for a similar engine: its formula's tangent between 1 and 32 sequences."""
+        alone_ms = model.step_ms(1, PROMPT_TOKENS_TYPICAL)
+        crowded_ms = model.step_ms(32, 32 * PROMPT_TOKENS_TYPICAL)
+        return cls(
+            ttft=Line(intercept_unit=model.front_end_ms + alone_ms, slope_unit=model.token_ms),
+            tpot=Line(intercept_unit=alone_ms, slope_unit=(crowded_ms - alone_ms) / 31),
+            limits=limits,
+        )
+
+    def observe(self, seen: Observation) -> "LearntLatency":
+        """The model after one more finished request."""
+        tpot = self.tpot
+        if seen.output_tokens > 1:
+            tpot_ms = max(0, seen.finish_ms - seen.ttft_ms) / (seen.output_tokens - 1)
+            tpot = tpot.observe(max(1, seen.concurrency), tpot_ms)
+        ttft = self.ttft.observe(seen.input_tokens_ahead, seen.ttft_ms)
+        return LearntLatency(ttft=ttft, tpot=tpot, limits=self.limits)
+
+    def step_time(self) -> StepTimeModel:
+        """The same in the form of the formula: linear (blend 1), without a term for context."""
+        step_ms = self.tpot.intercept * self.tpot.intercept_unit
+        token_ms = self.ttft.slope * self.ttft.slope_unit
+        return StepTimeModel(
+            step_ms_fixed=0.0,
+            # decoding tokens are in the formula's T already; what they cost was seen in the time per output token
+            sequence_ms=self.tpot.slope * self.tpot.slope_unit - token_ms,
+            weights_ms=step_ms,
+            blend=1.0,
+            token_ms=token_ms,
+            kv_token_ms=0.0,
+            prefill_ms_per_token2=0.0,
+            front_end_ms=max(0.0, self.ttft.intercept * self.ttft.intercept_unit - step_ms),
+        )
+
+    def predict(self, load: Load, *, input_tokens: Tokens, output_tokens: Tokens) -> Prediction:
+        return _play(self.step_time(), self.limits, load, input_tokens, max(1, output_tokens))
+
+
+def _play(model: StepTimeModel, limits: EngineLimits, load: Load, input_tokens: int, output_tokens: int) -> Prediction:
+    """Put the known work into an engine, the request behind it, and step until the request has ended."""
+    engine = BatchingEngine(model, limits)
+    grain = max(1, output_tokens // GRAINS)
+    own = Work(input_tokens_left=max(2, input_tokens), output_tokens_left=output_tokens)
+    ahead = _ahead(load, own, limits)
+    for key, work in enumerate(ahead):
+        _admit(engine, key, work, grain)
+    own_key = len(ahead)
+    engine.admit(Sequence(key=own_key, input_tokens=own.input_tokens_left, output_tokens=output_tokens))
+    now_ms, first_ms = model.front_end_ms, None
+    for _ in range(ROUNDS_MAX):
+        joined = first_ms is not None or engine.waiting > 0
+        outcome = engine.next_step(now_ms, steps_max=output_tokens if joined else 1)
+        assert outcome is not None, "the request is still in the engine"
+        now_ms = outcome.ended_ms
+        if first_ms is None and own_key in outcome.emitted:
+            first_ms = now_ms
+        if own_key in outcome.finished:
+            break
+    return Prediction(ttft_ms=ceil(now_ms if first_ms is None else first_ms), finish_ms=ceil(now_ms))
+
+
+def _ahead(load: Load, own: Work, limits: EngineLimits) -> tuple[Work, ...]:
+    """All that is served before the request: running work of others, known work, waiting work of others, holds."""
+    known = len(load.work)
+    output = ceil(sum(w.output_tokens_left for w in load.work) / known) if known else own.output_tokens_left
+    known_running = sum(1 for w in load.work if w.context_tokens > 0)
+    running = min(OTHERS_MAX, max(0, load.running - known_running))
+    waiting = min(OTHERS_MAX, max(0, load.running + load.waiting - known - running))
+    context = own.input_tokens_left
+    if load.kv_usage_ppm is not None and running:
+        used = limits.kv_tokens_max * load.kv_usage_ppm // 1_000_000 - sum(w.context_tokens for w in load.work)
+        context = max(1, used // running)
+    other = Work(input_tokens_left=1, output_tokens_left=max(1, output), context_tokens=context)
+    queued = Work(input_tokens_left=own.input_tokens_left, output_tokens_left=max(1, output))
+    return (other,) * running + load.work + (queued,) * waiting + load.holds
+
+
+def _admit(engine: BatchingEngine, key: int, work: Work, grain: int) -> None:
+    """Admit work of others: its end rounded up to the grain, and cut to what can fit (it did fit, where it runs)."""
+    room = engine.limits.kv_tokens_max
+    context = min(work.context_tokens, room - 2)
+    known = min(context + max(1, work.input_tokens_left), room - 1)
+    output = -(-max(1, work.output_tokens_left) // grain) * grain
+    engine.admit(
+        Sequence(key=key, input_tokens=known, output_tokens=min(output, room - known), computed_tokens=max(0, context))
+    )
