@@ -1,0 +1,1 @@
+"""The real world behind each port. Adapters see ports, never the node or the market."""

@@ -1,0 +1,5 @@
+"""What a node keeps, in SQL: SQLite on one machine, by SQLAlchemy Core, its schema made by migrations alone."""
+
+from wwwmarket.adapters.storage.store import SqlStore
+
+__all__ = ["SqlStore"]

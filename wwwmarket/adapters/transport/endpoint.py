@@ -1,0 +1,225 @@
+"""The node's end of every connection: who is let in, who is dialled, and which connection carries what."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Final, Self
+
+import iroh
+
+from wwwmarket.adapters.transport import sockets
+from wwwmarket.adapters.transport.limits import TransportLimits
+from wwwmarket.adapters.transport.link import Link
+from wwwmarket.adapters.transport.links import Links
+from wwwmarket.adapters.transport.reception import Reception
+from wwwmarket.adapters.transport.stream import RETRY_MS, IrohStream
+from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.domain.errors import Malformed, TooLarge, Unavailable
+from wwwmarket.domain.identity import NodeId
+from wwwmarket.domain.records import NodeAddress
+from wwwmarket.ports.transport import RequestHandler, StreamHandler
+
+ALPN: Final = b"wwwmarket/1"
+_ADDRESSES_MAX: Final = 8
+_DEFAULT: Final = TransportLimits()
+
+
+class IrohTransport:
+    """Implements ``ports.transport.Transport``.
+
+    QUIC opens a second socket on ``[::]`` whatever address is asked for, so a transport bound to loopback refuses every
+    caller from elsewhere before the handshake, and dials nobody elsewhere. No relay and no lookup service is used.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        endpoint: iroh.Endpoint,
+        *,
+        loopback: bool,
+        advertised: tuple[str, ...],
+        limits: TransportLimits,
+    ) -> None:
+        self._node, self._endpoint, self._loopback, self._limits = node, endpoint, loopback, limits
+        self._advertised = advertised
+        self._reception = Reception(limits)
+        self._links = Links(node, limits.handshake_timeout_ms / 1000, asyncio.get_running_loop().time)
+        self._dials: dict[NodeId, asyncio.Task[Link]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = 0
+        self._closed = False
+
+    @classmethod
+    async def bind(
+        cls,
+        key: KeyPair,
+        bind_address: str = "127.0.0.1:0",
+        *,
+        limits: TransportLimits = _DEFAULT,
+        advertised: tuple[str, ...] = (),
+    ) -> Self:
+        """Open the sockets. ``advertised`` (``host:port``) is what others are told, where they see another address than
+        this machine does.
+
+        Raises:
+            Malformed: ``bind_address`` is not a numeric ``host:port``.
+            Unavailable: the address cannot be bound.
+        """
+        try:
+            loopback = sockets.is_loopback(bind_address)
+        except ValueError:
+            raise Malformed(f"{bind_address!r} is not a numeric host:port") from None
+        options = iroh.EndpointOptions(
+            preset=iroh.preset_minimal(),
+            bind_addr=bind_address,
+            secret_key=key.seed,
+            alpns=[ALPN],
+            relay_mode=iroh.RelayMode.disabled(),
+        )
+        try:
+            endpoint = await iroh.Endpoint.bind(options)
+        except iroh.IrohError as error:
+            raise Unavailable(f"cannot bind {bind_address}: {error.message()}", retry_after_ms=RETRY_MS) from error
+        assert endpoint.id().to_bytes().hex() == key.account, "the endpoint's name is the node's key"
+        return cls(NodeId(key.account), endpoint, loopback=loopback, advertised=advertised, limits=limits)
+
+    def address(self) -> NodeAddress:
+        return NodeAddress(node=self._node, sockets=(self._advertised or self._own_sockets())[:_ADDRESSES_MAX])
+
+    def _own_sockets(self) -> tuple[str, ...]:
+        bound = self._endpoint.bound_sockets()
+        numbered = [text for text in bound if not sockets.is_unspecified(text)]
+        seen = [text for text in self._endpoint.addr().direct_addresses() if self._dialable(text)]
+        return tuple(dict.fromkeys(numbered + seen))
+
+    def _dialable(self, text: str) -> bool:
+        return not self._loopback or sockets.is_loopback(text)
+
+    def serve(self, on_request: RequestHandler, on_stream: StreamHandler) -> None:
+        self._reception.serve(on_request, on_stream)
+        self._spawn(self._accept())
+
+    async def request(self, peer: NodeAddress, message: bytes, *, timeout_ms: int) -> bytes:
+        """Raises TooLarge, besides what the port says, for a message that the peer would have to refuse."""
+        self._check_size(message)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await (await self._link(peer)).request(message)
+        except TimeoutError:
+            raise Unavailable(f"no answer within {timeout_ms} ms", retry_after_ms=RETRY_MS) from None
+
+    async def open_stream(self, peer: NodeAddress, opening: bytes, *, timeout_ms: int) -> IrohStream:
+        """Raises TooLarge, besides what the port says, for an opening frame that the peer would have to refuse."""
+        self._check_size(opening)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await (await self._link(peer)).open_stream(opening)
+        except TimeoutError:
+            raise Unavailable(f"no stream within {timeout_ms} ms", retry_after_ms=RETRY_MS) from None
+
+    def round_trip_ms(self, peer: NodeId) -> float | None:
+        link = self._links.best(peer)
+        return link.round_trip_ms if link else None
+
+    async def close(self) -> None:
+        """Stop handlers, drop every connection, and wait until nothing is left running."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._reception.close()
+        tasks = [*self._tasks, *self._dials.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._links.close()
+        await self._endpoint.close()
+
+    def _check_size(self, message: bytes) -> None:
+        if len(message) > self._limits.frame_bytes_max:
+            raise TooLarge(f"a message of {len(message)} bytes; the limit is {self._limits.frame_bytes_max}")
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Dialling
+
+    async def _link(self, peer: NodeAddress) -> Link:
+        """The connection to ``peer``: the one there is, or a new one, dialled once however many wait for it."""
+        if self._closed:
+            raise Unavailable("this transport is closed", retry_after_ms=RETRY_MS)
+        link = self._links.best(peer.node)
+        if link is not None and not link.closed:
+            return link
+        dial = self._dials.get(peer.node)
+        if dial is None:
+            dial = self._dials[peer.node] = asyncio.ensure_future(self._dial(peer))
+            dial.add_done_callback(lambda done: self._dialled(peer.node, done))
+        await asyncio.wait({dial})
+        if dial.cancelled():
+            raise Unavailable("this transport is closed", retry_after_ms=RETRY_MS)
+        return dial.result()
+
+    def _dialled(self, peer: NodeId, dial: asyncio.Task[Link]) -> None:
+        del self._dials[peer]
+        if not dial.cancelled():
+            dial.exception()
+
+    async def _dial(self, peer: NodeAddress) -> Link:
+        if len(self._links) >= self._limits.connections_max:
+            raise Unavailable(f"{len(self._links)} connections are open, the limit", retry_after_ms=RETRY_MS)
+        try:
+            async with asyncio.timeout(self._limits.handshake_timeout_ms / 1000):
+                hints = [text for text in await sockets.resolve(peer.sockets) if self._dialable(text)]
+                address = iroh.EndpointAddr(iroh.EndpointId.from_bytes(bytes.fromhex(peer.node)), None, hints)
+                connection = await self._endpoint.connect(address, ALPN)
+                control = await connection.open_bi()
+        except (iroh.IrohError, TimeoutError) as error:
+            raise Unavailable(f"node {peer.node} cannot be reached", retry_after_ms=RETRY_MS) from error
+        return self._join(connection, control, dialled=True)
+
+    def _join(self, connection: iroh.Connection, control: iroh.BiStream, *, dialled: bool) -> Link:
+        peer = NodeId(connection.remote_id().to_bytes().hex())
+        link = Link(peer, connection, control, self._limits, self._reception)
+        self._links.add(link, dialled=dialled)
+        return link
+
+    # Being dialled
+
+    async def _accept(self) -> None:
+        while (incoming := await self._endpoint.accept_next()) is not None:
+            self._handshakes += 1
+            self._spawn(self._admit(incoming))
+
+    async def _admit(self, incoming: iroh.Incoming) -> None:
+        try:
+            async with asyncio.timeout(self._limits.handshake_timeout_ms / 1000):
+                if await self._welcome(incoming):
+                    connection = await (await incoming.accept()).connect()
+                    self._join(connection, await connection.accept_bi(), dialled=False)
+        except (iroh.IrohError, TimeoutError):
+            return  # what a stranger fails to finish is nobody's fault here
+        finally:
+            self._handshakes -= 1
+
+    async def _welcome(self, incoming: iroh.Incoming) -> bool:
+        """Whether to go on with the handshake.
+
+        1. A transport on loopback speaks with this machine only.
+        2. There is room for one connection, and one handshake, more.
+        3. Half the handshakes taken: callers first prove that they receive at their address (RFC 9000, section 8.1.2).
+        """
+        caller = await incoming.remote_addr()
+        if self._loopback and not (isinstance(caller, iroh.IncomingAddr.IP) and sockets.is_loopback(caller.addr)):
+            await incoming.ignore()
+            return False
+        full = len(self._links) + self._handshakes > self._limits.connections_max
+        if full or self._handshakes > self._limits.handshakes_max:
+            await incoming.refuse()
+            return False
+        if self._handshakes > self._limits.handshakes_max // 2 and not await incoming.remote_addr_validated():
+            with suppress(iroh.IrohError):
+                await incoming.retry()
+            return False
+        return True
