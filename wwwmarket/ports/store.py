@@ -5,6 +5,9 @@ from typing import Protocol
 
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.shape import Value
+from wwwmarket.ledger.tiles import Tile
+
+__all__ = ["Change", "LedgerStore", "Orderer", "RecordStore", "Tile"]
 
 
 class Change(Value):
@@ -25,14 +28,6 @@ class RecordStore(Protocol):
     async def scan(self, kind: str, *, newest_first: bool = False, limit: int | None = None) -> list[tuple[str, bytes]]:
         """All records of a kind as (key, body), in the order of their first writing."""
         ...
-
-
-class Tile(Value):
-    """A tile of hashes (C2SP tlog-tiles): ``level``, ``number``, and 1 to 256 hashes of 32 bytes, joined."""
-
-    level: int
-    number: int
-    hashes: bytes
 
 
 class LedgerStore(Protocol):
