@@ -1,0 +1,77 @@
+"""The costly half of following an entry: read its body, verify what is signed inside. It needs no state.
+
+So it can run in other processes, in any order; what it makes goes to ``State.apply`` in the log's order.
+"""
+
+from typing import Final, assert_never, cast
+
+from wwwmarket.crypto import canonical
+from wwwmarket.crypto.digest import digest
+from wwwmarket.crypto.signing import VerifiedEntry, verify
+from wwwmarket.domain.book import AwardFacts
+from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.quantity import Count
+from wwwmarket.domain.records import (
+    Award,
+    Body,
+    Genesis,
+    Mark,
+    Offer,
+    Settlement,
+    Transfer,
+    Withdrawal,
+)
+from wwwmarket.domain.shape import Value
+
+_BODY: Final = cast("type[Body]", Body)
+
+
+class Checked(Value):
+    """An entry that says something, by signatures that hold. Made by ``check`` alone. ``facts`` come with an award."""
+
+    id: EntryId
+    account: AccountId
+    seq: Count
+    prev: EntryId
+    body: Body
+    facts: AwardFacts | None = None
+
+
+def check(verified: VerifiedEntry) -> Checked:
+    """Read the body of an entry.
+
+    Raises:
+        Malformed: not the canonical bytes of any known body.
+        Unauthorised: a signature inside it is not its signer's.
+    """
+    entry = verified.entry
+    body = canonical.decode(bytes(entry.body), _BODY, bytes_max=canonical.ENTRY_BYTES_MAX)
+    return Checked(
+        id=verified.id, account=entry.account, seq=entry.seq, prev=entry.prev, body=body, facts=_verify_inside(body)
+    )
+
+
+def _verify_inside(body: Body) -> AwardFacts | None:
+    match body:
+        case Award():
+            return _facts(body)
+        case Settlement():
+            verify(body.attestation)
+            if body.receipt is not None:
+                verify(body.receipt)
+            return None
+        case Genesis() | Offer() | Withdrawal() | Transfer() | Mark():
+            return None
+        case _:
+            assert_never(body)
+
+
+def _facts(award: Award) -> AwardFacts:
+    verify(award.winner)
+    if award.runner_up is not None:
+        verify(award.runner_up)
+    return AwardFacts(
+        bid_digest=digest(award.bid),
+        winner_ask_digest=digest(award.winner.body),
+        runner_up_ask_digest=None if award.runner_up is None else digest(award.runner_up.body),
+    )

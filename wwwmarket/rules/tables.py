@@ -1,0 +1,182 @@
+"""The rows of a state, what is indexed of them, and their root. Whole rows are written; nothing here knows why.
+
+Empty accounts have no row, so that an account of which everything has gone leaves only its place in its chain.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, assert_never
+
+from wwwmarket.crypto.digest import digest
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis
+from wwwmarket.domain.records import Genesis
+from wwwmarket.rules.commitment import Commitment
+from wwwmarket.rules.deadlines import Deadlines
+
+_Table: TypeAlias = Literal["account", "chain", "offer", "award"]
+
+EMPTY: Final = Account()
+
+
+class ChainHead(NamedTuple):
+    """Where an account's next entry goes: its ``seq``, and the entry before it."""
+
+    next_seq: Count
+    prev: EntryId
+
+
+FIRST: Final = ChainHead(0, NO_ENTRY)
+
+
+class Tables:
+    """Implements ``domain.book.Book``. Written by ``rules.state`` alone."""
+
+    def __init__(self) -> None:
+        self._genesis: Genesis | None = None
+        self._genesis_digest: Digest | None = None
+        self._now_ms: Millis = 0
+        self._size: Count = 0
+        self._accounts: dict[AccountId, Account] = {}
+        self._chains: dict[AccountId, ChainHead] = {}
+        self._offers: dict[EntryId, ListedOffer] = {}
+        self._awards: dict[EntryId, OpenAward] = {}
+        self._offers_by_model: dict[str, dict[EntryId, ListedOffer]] = {}
+        self._offer_counts: dict[AccountId, Count] = {}
+        self._offers_due = Deadlines()
+        self._awards_due = Deadlines()
+        self._commitment = Commitment()
+        self._unhashed: set[tuple[_Table, str]] = set()
+
+    @property
+    def genesis(self) -> Genesis | None:
+        """Entry 0's body, once it is applied."""
+        return self._genesis
+
+    @property
+    def total_micro(self) -> MicroCredits:
+        """All the credits there are: those that the genesis granted."""
+        return sum(grant.amount_micro for grant in self._genesis.grants) if self._genesis else 0
+
+    @property
+    def now_ms(self) -> Millis:
+        """The ledger's time: that of the latest mark."""
+        return self._now_ms
+
+    @property
+    def size(self) -> Count:
+        """How many entries have been applied: the index of the next."""
+        return self._size
+
+    def account(self, account: AccountId) -> Account:
+        return self._accounts.get(account, EMPTY)
+
+    def accounts(self) -> Mapping[AccountId, Account]:
+        """All accounts that are not empty. A live view, as are the others."""
+        return MappingProxyType(self._accounts)
+
+    def chain_head(self, account: AccountId) -> ChainHead:
+        return self._chains.get(account, FIRST)
+
+    def offer(self, offer: EntryId) -> ListedOffer | None:
+        return self._offers.get(offer)
+
+    def offers(self) -> Mapping[EntryId, ListedOffer]:
+        """All listed offers."""
+        return MappingProxyType(self._offers)
+
+    def offers_for(self, model: str) -> Mapping[EntryId, ListedOffer]:
+        """The listed offers of a model by its name."""
+        return MappingProxyType(self._offers_by_model.get(model, {}))
+
+    def offers_of(self, provider: AccountId) -> Count:
+        return self._offer_counts.get(provider, 0)
+
+    def award(self, award: EntryId) -> OpenAward | None:
+        return self._awards.get(award)
+
+    def awards(self) -> Mapping[EntryId, OpenAward]:
+        """All open awards."""
+        return MappingProxyType(self._awards)
+
+    def root(self) -> Digest:
+        """The Merkle root of everything here, by hashing again what was written since it was last asked for."""
+        tables: dict[_Table, Mapping[Any, object]] = {
+            "account": self._accounts,
+            "chain": self._chains,
+            "offer": self._offers,
+            "award": self._awards,
+        }
+        for table, key in self._unhashed:
+            self._commitment.put(table, key, tables[table].get(key))
+        self._unhashed.clear()
+        self._commitment.put("ledger", "", (self._genesis_digest, self._now_ms, self._size))
+        return self._commitment.root()
+
+    def _write_genesis(self, genesis: Genesis) -> None:
+        self._genesis = genesis
+        self._genesis_digest = digest(genesis)
+        self._now_ms = genesis.at_ms
+
+    def _write(self, rows: Iterable[Row]) -> MicroCredits:
+        """Write whole rows. Returns by how much all credits together have changed, which may be negative."""
+        delta_micro = 0
+        for row in rows:
+            match row:
+                case AccountRow():
+                    delta_micro += self._write_account(row.id, row.value)
+                case OfferRow():
+                    self._write_offer(row.id, row.value)
+                case AwardRow():
+                    self._write_award(row.id, row.value)
+                case _:
+                    assert_never(row)
+        return delta_micro
+
+    def _write_account(self, account: AccountId, value: Account) -> int:
+        before = self.account(account)
+        assert min(value.available_micro, value.locked_micro, value.bonded_micro) >= 0, "no account owes"
+        if value == EMPTY:
+            self._accounts.pop(account, None)
+        else:
+            self._accounts[account] = value
+        self._unhashed.add(("account", account))
+        return _held_micro(value) - _held_micro(before)
+
+    def _write_offer(self, offer: EntryId, value: ListedOffer | None) -> None:
+        if value is not None:
+            self._offers[offer] = value
+            self._offers_by_model.setdefault(value.offer.model.name, {})[offer] = value
+            self._offer_counts[value.provider] = self.offers_of(value.provider) + 1
+            self._offers_due.add(offer, value.offer.valid_until_ms)
+        else:
+            self._unlist(offer, self._offers.pop(offer))
+        self._unhashed.add(("offer", offer))
+
+    def _unlist(self, offer: EntryId, listed: ListedOffer) -> None:
+        same_model = self._offers_by_model[listed.offer.model.name]
+        del same_model[offer]
+        if not same_model:
+            del self._offers_by_model[listed.offer.model.name]
+        self._offer_counts[listed.provider] -= 1
+        if not self._offer_counts[listed.provider]:
+            del self._offer_counts[listed.provider]
+        self._offers_due.remove(offer)
+
+    def _write_award(self, award: EntryId, value: OpenAward | None) -> None:
+        if value is not None:
+            self._awards[award] = value
+            self._awards_due.add(award, value.award.expires_ms)
+        else:
+            del self._awards[award]
+            self._awards_due.remove(award)
+        self._unhashed.add(("award", award))
+
+    def _write_chain(self, account: AccountId, head: ChainHead) -> None:
+        self._chains[account] = head
+        self._unhashed.add(("chain", account))
+
+
+def _held_micro(account: Account) -> MicroCredits:
+    return account.available_micro + account.locked_micro + account.bonded_micro
