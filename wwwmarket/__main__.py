@@ -1,0 +1,6 @@
+"""``python -m wwwmarket`` is ``wwwmarket``."""
+
+from wwwmarket.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The command line: one file per command, each read only when it is the one that is asked for.
+
+Data goes to stdout and messages to stderr. Exit codes: 0 done, 1 refused (one line says why), 2 a command line that
+makes no sense, 130 interrupted.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
+
+from wwwmarket import __version__
+from wwwmarket.cli.output import fail
+from wwwmarket.domain.errors import Refusal
+
+
+class Command(NamedTuple):
+    """Where a command lives. ``target`` is "module:attribute": a ``typer.Typer`` of sub-commands, or one function."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "keys": Command("wwwmarket.cli.keys:app", "Make, show and recover the keys that you sign with."),
+}
+"""In the order in which ``--help`` shows them."""
+
+
+class _Deferred(TyperCommand):
+    """Stands for a command in lists and completions; becomes the real one when its own arguments are to be read."""
+
+    def __init__(self, name: str, command: Command) -> None:
+        super().__init__(name, help=command.help)
+        self._target = command.target
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return load(self._target).make_context(info_name, args, parent=parent, **extra)
+
+
+class _Commands(TyperGroup):
+    """The group of all commands, whose listing imports none of them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: _Deferred(name, command) for name, command in COMMANDS.items()}
+
+
+def load(target: str) -> Any:
+    """The command at ``target`` ("module:attribute"), imported now."""
+    module, _, attribute = target.partition(":")
+    found = getattr(import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        return get_group(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command()(found)
+    return get_command(alone)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
+    if asked:
+        typer.echo(f"wwwmarket {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """An open market for LLM inference that nobody owns."""
+
+
+def main() -> None:
+    """Run the command line, and leave the process with its exit code."""
+    try:
+        try:
+            app(prog_name="wwwmarket")
+        finally:
+            sys.stdout.flush()
+    except Refusal as refusal:
+        fail(refusal.message)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader left (`| head`). What is still buffered must not be written, or the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
