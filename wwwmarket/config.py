@@ -41,6 +41,8 @@ class ExecutionConfig:
     """How long the provider has to claim, before everything unlocks."""
     execution_max_ms: int = 600_000
     """The longest execution that a lock waits for."""
+    cancel_patience_ms: int = 5_000
+    """How long a cancelled winner has to attest what it delivered; then its own claim is its remedy."""
     request_bytes_max: int = 8 * 1024 * 1024
     response_bytes_max: int = 64 * 1024 * 1024
     output_tokens_default: int = 512
@@ -55,6 +57,8 @@ class LedgerConfig:
     """How often new entries are covered by a checkpoint, and how old ledger time may be while there is traffic."""
     covered_within_ms: int = 5_000
     """What the operator promises for that; 20 times the interval, so that a busy disk is not a broken promise."""
+    idle_mark_ms: int = 1_000
+    """How far ledger time may fall behind while nothing comes but awards are open, so that they can expire."""
     batch_entries_max: int = 256
     """Group commit: entries that share one fsync."""
     pending_entries_max: int = 8_192

@@ -13,7 +13,7 @@ from wwwmarket.crypto.signing import Verified
 from wwwmarket.domain.book import ListedOffer
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
-from wwwmarket.domain.quantity import Count, MicroCredits, Millis
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Usage
 from wwwmarket.domain.records import Ask, Bid, Offer, Signed
 from wwwmarket.domain.shape import Value
 
@@ -104,8 +104,8 @@ class PricingRule(Protocol):
     """The award contract's arithmetic, as far as an auction needs it."""
 
     def score(self, bid: Bid, ask: Ask) -> int: ...
-    def expected_cost_micro(self, bid: Bid, ask: Ask) -> int: ...
-    def check_eligible(self, bid: Bid, bid_digest: Digest, ask: Ask, offer: Offer) -> None:
+    def cost(self, prices: Prices, usage: Usage) -> MicroCredits: ...
+    def check_ask(self, bid: Bid, ask: Ask, offer: Offer) -> None:
         """Raises a Refusal that says why this ask cannot win this bid."""
         ...
 
@@ -121,6 +121,9 @@ class Auction:
         assert candidates, "an auction asks somebody"
         self._bid = bid
         self._bid_digest = digest(bid)
+        self._expected = Usage(
+            input_tokens=bid.input_tokens, cached_input_tokens=0, output_tokens=bid.expected_output_tokens
+        )
         self._pricing = pricing
         self._ask_timeout_ms = ask_timeout_ms
         self._waiting = {candidate.offer: candidate for candidate in candidates}
@@ -185,7 +188,9 @@ class Auction:
             raise Refusal("the ask is not signed by the provider of the offer")
         if ask.body.offer != candidate.offer:
             raise Refusal("the ask is for another offer than the one asked")
-        self._pricing.check_eligible(self._bid, self._bid_digest, ask.body, candidate.listed.offer)
+        if ask.body.bid != self._bid_digest:
+            raise Refusal("the ask answers another bid")
+        self._pricing.check_ask(self._bid, ask.body, candidate.listed.offer)
 
     def _verdicts(self, standings: Sequence[Standing]) -> list[JudgedAsk]:
         verdicts: list[JudgedAsk] = []
@@ -219,7 +224,7 @@ class Auction:
             ask=ask.signed,
             digest=name,
             score=score,
-            cost_micro=self._pricing.expected_cost_micro(self._bid, ask.body),
+            cost_micro=self._pricing.cost(ask.body.prices, self._expected),
             verdict=verdict,
             reason=reason,
         )

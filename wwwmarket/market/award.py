@@ -8,9 +8,10 @@ from typing import Literal, Protocol, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import ResponseHasher
 from wwwmarket.crypto.signing import Verified
+from wwwmarket.domain.book import Clearing
 from wwwmarket.domain.errors import Conflict, Refusal, Unavailable
 from wwwmarket.domain.identity import Digest, EntryId
-from wwwmarket.domain.quantity import NO_USAGE, Count, MicroCredits, Millis, Prices, Usage
+from wwwmarket.domain.quantity import NO_USAGE, Count, Millis, Usage
 from wwwmarket.domain.records import Ask, Attestation, Award, Bid, Inclusion, Offer, Receipt, Signed
 from wwwmarket.domain.shape import Value
 
@@ -23,17 +24,10 @@ class Contender(Value):
     offer: Offer
 
 
-class Clearing(Protocol):
-    @property
-    def prices(self) -> Prices: ...
-    @property
-    def locked_micro(self) -> MicroCredits: ...
-
-
 class ClearingRule(Protocol):
     """The award contract's second-score price."""
 
-    def clear(self, bid: Bid, winner: Ask, offer: Offer, runner_up: Ask | None) -> Clearing: ...
+    def clear(self, bid: Bid, ask: Ask, offer: Offer, runner_up: Ask | None) -> Clearing: ...
 
 
 class Terms(Value):
@@ -50,6 +44,13 @@ class Terms(Value):
 
 class Begun(Value):
     at_ms: Millis
+
+
+class Adopted(Value):
+    """Instead of Begun: the client has signed the award to the first contender itself; there is no second attempt."""
+
+    at_ms: Millis
+    award: EntryId
 
 
 class AwardSigned(Value):
@@ -113,6 +114,7 @@ class ClientGone(Value):
 
 Event: TypeAlias = (
     Begun
+    | Adopted
     | AwardSigned
     | AwardRefused
     | Included
@@ -226,15 +228,17 @@ class Buyer:
     def over(self) -> bool:
         return self._over
 
-    def step(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911 - one case an event
+    def step(self, event: Event) -> list[Effect]:  # noqa: C901, PLR0911, PLR0912 - one case an event
         if self._over or self._is_stale(event):
             return []
         match event:
             case Begun():
                 self._begun_ms = event.at_ms
                 return self._try_next(event.at_ms)
+            case Adopted():
+                return self._adopt(event)
             case AwardSigned():
-                return self._signed(event)
+                return self._hand_over(event.at_ms, event.award)
             case AwardRefused():
                 return self._refused(event)
             case Included():
@@ -256,7 +260,7 @@ class Buyer:
 
     def _is_stale(self, event: Event) -> bool:
         """Whatever comes late of an earlier attempt is not about this one."""
-        if isinstance(event, Begun | AwardSigned | ClientGone):
+        if isinstance(event, Begun | Adopted | AwardSigned | ClientGone):
             return False
         return event.award is not None and event.award != self._award
 
@@ -279,15 +283,22 @@ class Buyer:
         clearing = self._rule.clear(self._bid, winner.ask.body, winner.offer, None if rival is None else rival.ask.body)
         return propose(self._bid, winner, rival, self._asks, clearing, at_ms, self._terms)
 
-    def _signed(self, event: AwardSigned) -> list[Effect]:
+    def _adopt(self, event: Adopted) -> list[Effect]:
+        self._begun_ms = event.at_ms
+        self._contender = self._left[0]
+        self._left = []
+        self._attempt = 1
+        return self._hand_over(event.at_ms, event.award)
+
+    def _hand_over(self, at_ms: int, award: EntryId) -> list[Effect]:
         assert self._contender is not None
-        self._award = event.award
+        self._award = award
         if self._client_gone:
             return self._fail(Conflict("the client closed the request before it was handed over"))
-        due_ms = event.at_ms + self._contender.ask.body.predicted_ttft_ms + self._terms.first_token_slack_ms
+        due_ms = at_ms + self._contender.ask.body.predicted_ttft_ms + self._terms.first_token_slack_ms
         return [
-            HandOver(award=event.award, contender=self._contender),
-            ArmFirstToken(award=event.award, at_ms=due_ms),
+            HandOver(award=award, contender=self._contender),
+            ArmFirstToken(award=award, at_ms=due_ms),
         ]
 
     def _refused(self, event: AwardRefused) -> list[Effect]:

@@ -4,12 +4,12 @@ It promises never to ask above its offer, never to ask for what it cannot carry,
 unknown. It knows nothing of other providers, and holds nothing for longer than it says.
 """
 
-from typing import Protocol, TypeAlias, assert_never
+from typing import Final, Protocol, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, sign
 from wwwmarket.domain.identity import Digest, EntryId
-from wwwmarket.domain.quantity import Count, Millis
+from wwwmarket.domain.quantity import Count, Millis, Prices
 from wwwmarket.domain.records import Ask, Bid, Offer
 from wwwmarket.domain.shape import Value
 
@@ -73,16 +73,22 @@ class BidDeclined(Value):
 
 Effect: TypeAlias = AskSent | BidDeclined
 
-HOLDS_MAX = 4_096
+WHOLE_PPM: Final = 1_000_000
+HOLDS_MAX: Final = 4_096
 """Bids that may be held at once; each hold lives for a fraction of a second."""
 
 
 class Seller:
-    def __init__(self, key: KeyPair, forecaster: Forecaster, *, hold_ms: int, asked_per_bid: int) -> None:
+    """``floor_ppm`` is the share of its list prices at which an idle provider asks; the price rises with its load."""
+
+    def __init__(
+        self, key: KeyPair, forecaster: Forecaster, *, hold_ms: int, asked_per_bid: int, floor_ppm: int = WHOLE_PPM
+    ) -> None:
         self._key = key
         self._forecaster = forecaster
         self._hold_ms = hold_ms
         self._asked_per_bid = asked_per_bid
+        self._floor_ppm = floor_ppm
         self._offers: dict[EntryId, Offer] = {}
         self._holds: dict[Digest, Millis] = {}
         self._in_flight = 0
@@ -137,7 +143,7 @@ class Seller:
         ask = Ask(
             bid=digest(bid),
             offer=event.offer,
-            prices=offer.prices,
+            prices=self._prices(offer),
             predicted_ttft_ms=forecast.ttft_ms,
             predicted_finish_ms=forecast.finish_ms,
             slo=offer.promise.slo,
@@ -168,6 +174,17 @@ class Seller:
         if event.chance_ppm >= offer.accept_ppm:
             return "the provider's policy accepts a share of bids only"
         return None
+
+    def _prices(self, offer: Offer) -> Prices:
+        """From the floor when idle to the list price when full, in equal steps; rounded up, never above the list."""
+        load_ppm = WHOLE_PPM * self._in_flight // offer.capacity.sequences
+        share_ppm = self._floor_ppm + (WHOLE_PPM - self._floor_ppm) * min(load_ppm, WHOLE_PPM) // WHOLE_PPM
+        listed = offer.prices
+        return Prices(
+            input_micro_per_mtok=-(-listed.input_micro_per_mtok * share_ppm // WHOLE_PPM),
+            cached_input_micro_per_mtok=-(-listed.cached_input_micro_per_mtok * share_ppm // WHOLE_PPM),
+            output_micro_per_mtok=-(-listed.output_micro_per_mtok * share_ppm // WHOLE_PPM),
+        )
 
     def _forget_old_holds(self, now_ms: int) -> None:
         for bid in [bid for bid, until_ms in self._holds.items() if until_ms < now_ms]:

@@ -1,6 +1,6 @@
 """What the gateway and the command line may ask of a node. Nothing else of a node is theirs to touch."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 from msgspec import Meta
@@ -157,7 +157,7 @@ class Counters(Value):
 class Service(Protocol):
     """Every method refuses with ``domain.errors`` only."""
 
-    def purchase(self, purchase: Purchase) -> AsyncIterator[DeliveryEvent]:
+    def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
         """Auction, award, execution and settlement of one request, streamed.
 
         Closing the iterator cancels: the provider aborts, and delivered tokens only are settled.
@@ -176,7 +176,7 @@ class Service(Protocol):
         """
         ...
 
-    def accept(self, leaf: bytes, path: Path, request: bytes, salt: bytes) -> AsyncIterator[DeliveryEvent]:
+    def accept(self, leaf: bytes, path: Path, request: bytes, salt: bytes) -> AsyncGenerator[DeliveryEvent]:
         """Execute an award that its client has signed (the canonical bytes of the entry), after ``auction``.
 
         The client receives the attestation through ``receipt`` and signs the settlement itself, or leaves it to the

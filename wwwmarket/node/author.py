@@ -1,0 +1,146 @@
+"""Writes entries in the names of this node's accounts: a chain each, signed in order, durable before anybody sees them.
+
+It promises never to sign two entries for one place of a chain while the ledger may still accept the first.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from wwwmarket.crypto import signing
+from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry
+from wwwmarket.domain.errors import Forbidden, Refusal
+from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.records import Body, Inclusion
+from wwwmarket.ports.store import Change, RecordStore
+
+OUTBOX = "outbox"
+
+SIGN_MAX = 3
+"""Times that one body is signed, where an earlier entry of its chain was refused in between."""
+
+Included: TypeAlias = "asyncio.Future[Verified[Inclusion]]"
+
+
+class Submission(Protocol):
+    """Where entries go: the operator, in this process or elsewhere."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether an entry is durable here by the time its future is done, so that it needs no outbox."""
+        ...
+
+    def submit(self, entry: VerifiedEntry) -> Included:
+        """In the order of the calls. The future is done when the ledger has answered: its promise, or its refusal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    entry: VerifiedEntry
+    inclusion: Included
+
+
+@dataclass
+class _Chain:
+    next_seq: int
+    prev: EntryId
+    in_flight: int = 0
+    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Author:
+    def __init__(
+        self,
+        submission: Submission,
+        store: RecordStore,
+        chain_head: Callable[[AccountId], tuple[int, EntryId]],
+    ) -> None:
+        self._submission = submission
+        self._store = store
+        self._chain_head = chain_head
+        self._keys: dict[AccountId, KeyPair] = {}
+        self._chains: dict[AccountId, _Chain] = {}
+        self._forgetting: set[asyncio.Task[None]] = set()
+
+    def add_key(self, key: KeyPair) -> None:
+        self._keys[key.account] = key
+
+    def key(self, account: AccountId) -> KeyPair:
+        """Raises Forbidden: this node does not sign for that account."""
+        key = self._keys.get(account)
+        if key is None:
+            raise Forbidden("this node does not sign for that account")
+        return key
+
+    def signs_for(self, account: AccountId) -> bool:
+        return account in self._keys
+
+    async def write(self, account: AccountId, body: Body) -> Written:
+        """Sign, persist, submit; returns when the entry is durable. ``inclusion`` is the ledger's answer."""
+        key = self.key(account)
+        chain = self._chain(account)
+        async with chain.gate:
+            entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
+            if not self._submission.durable:
+                await self._store.write([Change(kind=OUTBOX, key=_place(entry), body=entry.leaf)])
+            inclusion = self._send(chain, entry)
+        if self._submission.durable:
+            await asyncio.wait((inclusion,))
+        return Written(entry=entry, inclusion=inclusion)
+
+    async def settle(self, account: AccountId, body: Body) -> Verified[Inclusion]:
+        """Write and wait for the ledger's word; sign anew where only the place in the chain was lost."""
+        for _ in range(SIGN_MAX - 1):
+            try:
+                return await (await self.write(account, body)).inclusion
+            except Refusal as refusal:
+                if refusal.reason != "chain":
+                    raise
+        return await (await self.write(account, body)).inclusion
+
+    async def resubmit(self) -> None:
+        """After a restart, once the replica has caught up: send again what was signed and never answered."""
+        for place, leaf in sorted(await self._store.scan(OUTBOX)):
+            entry = signing.open_entry(leaf)
+            chain = self._chain(entry.entry.account)
+            if (entry.entry.seq, entry.entry.prev) == (chain.next_seq, chain.prev):
+                self._send(chain, entry)
+            else:
+                await self._store.write([Change(kind=OUTBOX, key=place, body=None)])
+
+    def _send(self, chain: _Chain, entry: VerifiedEntry) -> Included:
+        chain.next_seq, chain.prev = entry.entry.seq + 1, entry.id
+        chain.in_flight += 1
+        inclusion = self._submission.submit(entry)
+        inclusion.add_done_callback(lambda done: self._answered(chain, entry, done))
+        return inclusion
+
+    def _chain(self, account: AccountId) -> _Chain:
+        """The chain as far as it is signed; the ledger's where it is ahead (the same key at work elsewhere)."""
+        next_seq, prev = self._chain_head(account)
+        chain = self._chains.setdefault(account, _Chain(next_seq, prev))
+        if next_seq > chain.next_seq and not chain.in_flight:
+            chain.next_seq, chain.prev = next_seq, prev
+        return chain
+
+    def _answered(self, chain: _Chain, entry: VerifiedEntry, done: Included) -> None:
+        chain.in_flight -= 1
+        if done.cancelled():
+            return
+        refused = done.exception() is not None
+        if refused and chain.next_seq > entry.entry.seq:
+            chain.next_seq, chain.prev = entry.entry.seq, entry.entry.prev
+        if not self._submission.durable:
+            task = asyncio.ensure_future(self._forget(entry))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+
+    async def _forget(self, entry: VerifiedEntry) -> None:
+        await self._store.write([Change(kind=OUTBOX, key=_place(entry), body=None)])
+
+
+def _place(entry: VerifiedEntry) -> str:
+    """Sorts by account, then by place in its chain."""
+    return f"{entry.entry.account}/{entry.entry.seq:016d}/{entry.id}"

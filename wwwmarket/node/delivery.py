@@ -1,0 +1,294 @@
+"""One bought request on its way: the machine of ``market.award``, the winner of the moment, the client's answer.
+
+A task of its own drives it to its end, also when the client has gone: then what was delivered is still settled.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from wwwmarket.config import NodeConfig
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.signing import VerifiedEntry
+from wwwmarket.domain.errors import Refusal, Unavailable
+from wwwmarket.domain.identity import AccountId, EntryId, NodeId
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
+from wwwmarket.domain.records import Attestation, Award, Bid, Inclusion, Receipt, Settlement, Signed
+from wwwmarket.domain.shape import Value
+from wwwmarket.market import auction, award
+from wwwmarket.node import messages
+from wwwmarket.node.author import Author, Included
+from wwwmarket.node.handover import Attempt, Goods, Handover
+from wwwmarket.node.selling import Selling
+from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent
+from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
+from wwwmarket.ports.store import Change, RecordStore
+from wwwmarket.ports.transport import Transport
+from wwwmarket.rules.registry import AwardV1
+
+_log = logging.getLogger("wwwmarket.delivery")
+
+AWARD: Final = "award"
+_WAITING_PIECES_MAX: Final = 256
+
+
+class AwardRecord(Value):
+    """What a buyer keeps of one award, for explanations and receipts."""
+
+    id: EntryId
+    award: Award
+    judged: tuple[auction.JudgedAsk, ...]
+    attempts: tuple[EntryId, ...]
+    auction_us: Count
+    outcome: str | None = None
+    ttft_ms: Millis | None = None
+    latency_ms: Millis | None = None
+    usage: Usage | None = None
+    cost_micro: MicroCredits | None = None
+    inclusion: Signed[Inclusion] | None = None
+    attestation: Signed[Attestation] | None = None
+    receipt: Signed[Receipt] | None = None
+
+
+@dataclass
+class Purse:
+    """What buying needs of its node."""
+
+    node: NodeId
+    transport: Transport
+    selling: Selling | None
+    author: Author
+    rule: AwardV1
+    store: RecordStore
+    clock: Clock
+    entropy: Entropy
+    config: NodeConfig
+    candidates: Callable[[str], Sequence[auction.Candidate]]
+    available_micro: Callable[[AccountId], MicroCredits]
+    cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
+    settle: Callable[[AccountId, Settlement], None]
+    observe: Callable[[str, float], None]
+
+
+class Decision(Value):
+    """An auction that is over."""
+
+    bid: Bid
+    decided: auction.Decided
+    auction_us: Count
+
+
+class Delivery:
+    def __init__(self, purse: Purse, machine: award.Buyer, decision: Decision, goods: Goods) -> None:
+        self._purse = purse
+        self._machine = machine
+        self._decision = decision
+        self._goods = goods
+        self._events: asyncio.Queue[award.Event] = asyncio.Queue()
+        self._out: asyncio.Queue[DeliveryEvent | Refusal | None] = asyncio.Queue()
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._attempt: Attempt | None = None
+        self._record: AwardRecord | None = None
+        self._leaf = b""
+        self._attempts: list[EntryId] = []
+
+    def leave(self) -> None:
+        """The client no longer reads."""
+        self._reading.set()
+        if not self._machine.over:
+            self._events.put_nowait(award.ClientGone(at_ms=self._now_ms()))
+
+    async def answer(self) -> AsyncIterator[DeliveryEvent]:
+        """The client's end. Raises the refusal that ended the request, if one did."""
+        while (said := await self._out.get()) is not None:
+            if isinstance(said, Refusal):
+                raise said
+            if self._out.qsize() < _WAITING_PIECES_MAX:
+                self._reading.set()
+            yield said
+
+    async def run(self, first: award.Event) -> None:
+        try:
+            await self._step(first)
+            while not self._machine.over:
+                await self._step(await self._events.get())
+        except Exception as error:  # noqa: BLE001 - the client must hear the end of it, whatever broke
+            self._say(Unavailable("this node failed in the middle of the request", retry_after_ms=1_000))
+            _log.exception("a delivery broke", exc_info=error)
+        finally:
+            self._out.put_nowait(None)
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._attempt is not None:
+            await self._attempt.close()
+        for task in self._helpers:
+            task.cancel()
+
+    def _now_ms(self) -> int:
+        return self._purse.clock.now_ms()
+
+    def _say(self, said: DeliveryEvent | Refusal) -> None:
+        self._out.put_nowait(said)
+        if self._out.qsize() >= _WAITING_PIECES_MAX:
+            self._reading.clear()
+
+    def _help(self, doing: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    async def _step(self, event: award.Event) -> None:
+        for effect in self._machine.step(event):
+            await self._perform(effect)
+
+    async def _perform(self, effect: award.Effect) -> None:  # noqa: C901 - one case an effect
+        match effect:
+            case award.SignAward():
+                await self._sign(effect)
+            case award.HandOver():
+                self._hand_over(effect)
+            case award.ForwardPromise():
+                self._tell(messages.Promise(inclusion=effect.inclusion))
+                if self._record is not None:
+                    self._record = replace(self._record, inclusion=effect.inclusion)
+            case award.ArmFirstToken():
+                self._help(self._later(effect.at_ms, award.FirstTokenOverdue(at_ms=effect.at_ms, award=effect.award)))
+            case award.Start():
+                self._say(ResponseStarted(content_type=effect.content_type))
+            case award.Deliver():
+                self._say(ResponsePiece(data=effect.data, tokens=effect.tokens))
+            case award.Cancel():
+                self._cancel(effect)
+            case award.Abandon():
+                await self._abandon()
+            case award.Settle():
+                await self._settle(effect)
+            case award.Finish():
+                await self._finish(effect)
+            case award.Fail():
+                await self._fail(effect)
+
+    async def _sign(self, effect: award.SignAward) -> None:
+        """Durable before anybody sees it; the ledger's promise follows as an event."""
+        client = effect.award.bid.client
+        try:
+            written = await self._purse.author.write(client, effect.award)
+            if written.inclusion.done():
+                written.inclusion.result()
+        except Refusal as refusal:
+            self._events.put_nowait(award.AwardRefused(at_ms=self._now_ms(), award=None, refusal=refusal))
+            return
+        self.signed(written.entry, effect.award, written.inclusion, attempt=effect.attempt)
+        await self._step(award.AwardSigned(at_ms=self._now_ms(), award=written.entry.id))
+        await self._keep()
+
+    def signed(self, entry: VerifiedEntry, terms: Award, inclusion: Included, *, attempt: int) -> None:
+        """An award of this request is durable, and on its way to the ledger."""
+        self._leaf = entry.leaf
+        self._attempts.append(entry.id)
+        self._record = AwardRecord(
+            id=entry.id,
+            award=terms,
+            judged=self._decision.decided.judged,
+            attempts=tuple(self._attempts),
+            auction_us=self._decision.auction_us,
+        )
+        self._say(
+            Awarded(
+                award=entry.id,
+                provider=terms.winner.signer,
+                prices=terms.prices,
+                locked_micro=terms.locked_micro,
+                auction_ms=self._decision.auction_us / 1_000,
+                attempt=attempt,
+            )
+        )
+        self._help(self._await_promise(entry.id, inclusion))
+
+    async def _await_promise(self, name: EntryId, inclusion: Included) -> None:
+        try:
+            promised = await asyncio.shield(inclusion)
+        except Refusal as refusal:
+            self._events.put_nowait(award.AwardRefused(at_ms=self._now_ms(), award=name, refusal=refusal))
+        else:
+            self._events.put_nowait(award.Included(at_ms=self._now_ms(), award=name, inclusion=promised))
+
+    async def _later(self, at_ms: int, event: award.Event) -> None:
+        clock = self._purse.clock
+        await clock.sleep_until_ms(clock.monotonic_ms() + at_ms - clock.now_ms())
+        self._events.put_nowait(event)
+
+    def _hand_over(self, effect: award.HandOver) -> None:
+        opening = Handover(award=effect.award, leaf=self._leaf, contender=effect.contender, goods=self._goods)
+        self._attempt = Attempt(self._purse, opening, self._events, self._reading)
+
+    def _tell(self, message: messages.GatewayFrame) -> None:
+        if self._attempt is not None:
+            self._attempt.tell(message)
+
+    def _cancel(self, effect: award.Cancel) -> None:
+        self._tell(messages.CancelExecution(award=effect.award))
+        at_ms = self._now_ms() + self._purse.config.execution.cancel_patience_ms
+        reason = "the provider did not attest a cancelled execution in time"
+        self._help(self._later(at_ms, award.ExecutionBroken(at_ms=at_ms, award=effect.award, reason=reason)))
+
+    async def _abandon(self) -> None:
+        if self._attempt is not None:
+            await self._attempt.abandon()
+            self._attempt = None
+
+    async def _settle(self, effect: award.Settle) -> None:
+        """A client that signs for itself finds the attestation with its receipt, and settles, or lets the provider."""
+        assert self._record is not None
+        client = self._record.award.bid.client
+        usage, attestation = effect.receipt.usage, effect.attestation.body
+        self._record = replace(
+            self._record,
+            outcome=attestation.outcome,
+            usage=usage,
+            ttft_ms=effect.receipt.ttft_ms,
+            latency_ms=effect.receipt.latency_ms,
+            cost_micro=self._purse.cost_micro(self._record.award, attestation, effect.receipt),
+            attestation=effect.attestation,
+        )
+        if self._purse.author.signs_for(client):
+            receipt = signing.sign(self._purse.author.key(client), effect.receipt).signed
+            self._record = replace(self._record, receipt=receipt)
+            self._tell(messages.ReceiptGiven(receipt=receipt))
+            self._purse.settle(
+                client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
+            )
+        await self._keep()
+
+    async def _finish(self, effect: award.Finish) -> None:
+        assert self._record is not None
+        self._purse.observe("ttft_ms", float(effect.ttft_ms or 0))
+        self._say(
+            Delivered(
+                award=effect.award,
+                provider=self._record.award.winner.signer,
+                outcome=effect.outcome,
+                usage=effect.usage,
+                cost_micro=self._record.cost_micro or 0,
+                ttft_ms=effect.ttft_ms,
+                latency_ms=effect.latency_ms,
+            )
+        )
+
+    async def _fail(self, effect: award.Fail) -> None:
+        if self._record is not None and self._record.outcome is None:
+            self._record = replace(self._record, outcome="failed")
+            await self._keep()
+        self._say(effect.refusal if effect.engine is None else EngineRefused(*effect.engine))
+
+    async def _keep(self) -> None:
+        assert self._record is not None
+        await self._purse.store.write([Change(kind=AWARD, key=self._record.id, body=canonical.encode(self._record))])

@@ -1,0 +1,199 @@
+"""A replica that is not the operator's: follows its stream, checks everything, and hands it this node's own entries."""
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from wwwmarket.domain.errors import Conflict, Unavailable
+from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.node.replica import Replica
+from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.ports.transport import Stream
+
+_log = logging.getLogger("wwwmarket.following")
+
+LEAVES, NOTE = b"l", b"c"
+"""First byte of each frame of a following stream: then 8 bytes of first index and a bundle, or a signed note."""
+
+_FRAME_BYTES_MAX: Final = 512 * 1024
+_RETRY_FIRST_MS: Final = 100
+_RETRY_MAX_MS: Final = 2_000
+
+
+async def serve_follower(sequencer: Sequencer, replica: Replica, stream: Stream, start: int) -> None:
+    """Send entries from ``start`` on as they become durable, and each checkpoint after its entries.
+
+    Raises:
+        Conflict: the follower has more entries than this log.
+    """
+    if start > sequencer.committed:
+        raise Conflict(f"this log has {sequencer.committed} entries, not {start}", reason="other_tree")
+    noted = 0
+    while True:
+        leaves = await sequencer.news(start, noted)
+        while leaves:
+            count = _fitting(leaves)
+            await stream.send(LEAVES + start.to_bytes(8, "big") + encode_bundle(leaves[:count]))
+            start, leaves = start + count, leaves[count:]
+        with contextlib.suppress(Unavailable):
+            covered = replica.checkpoint
+            if noted < covered.checkpoint.size <= start:
+                await stream.send(NOTE + covered.note)
+                noted = covered.checkpoint.size
+
+
+def _fitting(leaves: Sequence[bytes]) -> int:
+    """How many of the leaves fit into one frame, at least one."""
+    total = 0
+    for count, leaf in enumerate(leaves[:BUNDLE_ENTRIES_MAX]):
+        total += len(leaf) + 2
+        if total > _FRAME_BYTES_MAX and count:
+            return count
+    return min(len(leaves), BUNDLE_ENTRIES_MAX)
+
+
+class Following:
+    """The follower's side. ``log`` is whose signature a checkpoint must bear: pinned, or taken from the first genesis."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a follower works with
+        self,
+        operator: NodeAddress,
+        log: VerifierKey,
+        replica: Replica,
+        ledger: LedgerStore,
+        transport: Transport,
+        clock: Clock,
+        config: NodeConfig,
+        on_applied: Callable[[Sequence[Applied]], None],
+    ) -> None:
+        self._operator = operator
+        self._log = log
+        self._replica = replica
+        self._ledger = ledger
+        self._transport = transport
+        self._clock = clock
+        self._config = config
+        self._on_applied = on_applied
+        self.caught_up: Final = asyncio.Event()
+        """Set with the first checkpoint that covers all that is here."""
+
+    async def run(self) -> None:
+        """Follows until cancelled, through losses of the operator.
+
+        Raises:
+            Refusal: the operator served what does not follow. That is no passing trouble: it is evidence.
+        """
+        pause_ms = _RETRY_FIRST_MS
+        while True:
+            before = self._replica.size
+            try:
+                await self._follow()
+            except Unavailable as lost:
+                _log.info("lost the ledger's operator: %s", lost.message)
+            pause_ms = _RETRY_FIRST_MS if self._replica.size > before else min(2 * pause_ms, _RETRY_MAX_MS)
+            await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
+
+    async def _follow(self) -> None:
+        opening = canonical.encode(messages.Follow(start=self._replica.size))
+        stream = await self._transport.open_stream(self._operator, opening, timeout_ms=self._config.submit_timeout_ms)
+        try:
+            while (frame := await stream.receive()) is not None:
+                await self._take(frame[:1], frame[1:])
+        finally:
+            await stream.abort()
+        raise Unavailable("the operator ended the stream", retry_after_ms=_RETRY_FIRST_MS)
+
+    async def _take(self, kind: bytes, data: bytes) -> None:
+        if kind == LEAVES:
+            await self._take_leaves(int.from_bytes(data[:8], "big"), decode_leaves(data[8:]))
+        elif kind == NOTE:
+            await self._take_note(data)
+        else:
+            raise Malformed("the operator sent a frame of no known kind")
+
+    async def _take_leaves(self, first_index: int, leaves: Sequence[bytes]) -> None:
+        if first_index != self._replica.size:
+            raise Malformed(f"the operator sent entry {first_index} where {self._replica.size} is due")
+        entries = [signing.open_entry(leaf) for leaf in leaves]
+        applied = [self._replica.apply(entry) for entry in entries]
+        await self._ledger.append(first_index, leaves, [entry.id for entry in entries])
+        self._on_applied(applied)
+
+    async def _take_note(self, note: bytes) -> None:
+        covering = self._replica.cover(open_checkpoint(note, self._log))
+        await self._ledger.put_checkpoint(covering.size, note, covering.full)
+        self.caught_up.set()
+
+
+class RemoteSubmission:
+    """Hands entries to the operator, in order for each account, again and again until it answers."""
+
+    durable: Final = False
+
+    def __init__(self, operator: NodeAddress, transport: Transport, clock: Clock, config: NodeConfig) -> None:
+        self._operator = operator
+        self._transport = transport
+        self._clock = clock
+        self._config = config
+        self._turns: dict[AccountId, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, entry: VerifiedEntry) -> Included:
+        future: Included = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(self._deliver(entry, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return future
+
+    async def close(self) -> None:
+        """What is not answered stays in the outbox."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _deliver(self, entry: VerifiedEntry, future: Included) -> None:
+        turn = self._turns.setdefault(entry.entry.account, asyncio.Lock())
+        try:
+            async with turn:
+                promised = await self._until_answered(entry)
+        except Refusal as refusal:
+            if not future.done():
+                future.set_exception(refusal)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        else:
+            if not future.done():
+                future.set_result(promised)
+
+    async def _until_answered(self, entry: VerifiedEntry) -> Verified[Inclusion]:
+        message = canonical.encode(messages.Submit(leaf=entry.leaf.decode("ascii")))
+        pause_ms = _RETRY_FIRST_MS
+        while True:
+            try:
+                return await self._once(message)
+            except Exhausted:  # and Unavailable: the operator has not answered
+                await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
+                pause_ms = min(2 * pause_ms, _RETRY_MAX_MS)
+
+    async def _once(self, message: bytes) -> Verified[Inclusion]:
+        timeout_ms = self._config.submit_timeout_ms
+        answer = messages.read_answer(await self._transport.request(self._operator, message, timeout_ms=timeout_ms))
+        match answer:
+            case messages.Submitted():
+                return signing.verify(answer.inclusion)
+            case messages.Refused():
+                raise messages.as_refusal(answer)
+            case _:
+                raise Malformed("the operator answered an entry with something else")
+
+
+def decode_leaves(bundle: bytes) -> list[bytes]:
+    """The entries of a bundle whose count is not told: read to its end. Raises Malformed."""
+    count, place = 0, 0
+    while place + 2 <= len(bundle):
+        place += 2 + int.from_bytes(bundle[place : place + 2], "big")
+        count += 1
+    return decode_bundle(bundle, width=count)

@@ -1,0 +1,176 @@
+"""One award at its winner: the sealed order there, the sealed answer back, as events for the buyer's machine."""
+
+import asyncio
+import contextlib
+from typing import Final, Protocol
+
+from wwwmarket.config import NodeConfig
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.sealing import Channel, SealingPair
+from wwwmarket.domain.errors import Malformed, Refusal, TooLarge, Unavailable
+from wwwmarket.domain.identity import EntryId, NodeId
+from wwwmarket.domain.shape import Value
+from wwwmarket.market import award
+from wwwmarket.market.award import Contender
+from wwwmarket.node import loopback, messages
+from wwwmarket.node.selling import ATTESTED, PIECE, START, TOKENS, Selling
+from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.transport import Stream, Transport
+
+_CLOSE_TIMEOUT_MS: Final = 1_000
+
+
+class Goods(Value):
+    """What was asked for, as exact bytes, and the salt of its digest."""
+
+    path: str
+    request: bytes
+    salt: bytes
+
+
+class Handover(Value):
+    award: EntryId
+    leaf: bytes
+    contender: Contender
+    goods: Goods
+
+
+class Surroundings(Protocol):
+    """What an attempt needs of its node."""
+
+    node: NodeId
+    transport: Transport
+    selling: Selling | None
+    clock: Clock
+    entropy: Entropy
+    config: NodeConfig
+
+
+class Attempt:
+    """Runs from its making until ``close`` or ``abandon``. Puts events; waits while ``reading`` is clear."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        handover: Handover,
+        events: "asyncio.Queue[award.Event]",
+        reading: asyncio.Event,
+    ) -> None:
+        self._around = surroundings
+        self._handover = handover
+        self._events = events
+        self._reading = reading
+        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._stream: Stream | None = None
+        self._selling: asyncio.Task[None] | None = None
+        self._bytes = 0
+        self._task = asyncio.create_task(self._run())
+
+    def tell(self, message: messages.GatewayFrame) -> None:
+        self._frames.put_nowait(canonical.encode(message))
+
+    async def close(self) -> None:
+        """Send what is left to be said, then end."""
+        self._frames.put_nowait(None)
+        await asyncio.wait((self._task,), timeout=_CLOSE_TIMEOUT_MS / 1_000)
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        finished = self._task.done()
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        if self._stream is not None and not finished:
+            await self._stream.abort()
+
+    async def _run(self) -> None:
+        try:
+            channel, opening = self._seal()
+            self._stream = await self._open(opening)
+            speaker = asyncio.create_task(self._speak(self._stream, channel))
+            try:
+                await self._listen(self._stream, channel)
+                await speaker
+            finally:
+                speaker.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Refusal):
+                    await speaker
+        except Refusal as refusal:
+            self._events.put_nowait(
+                award.ExecutionBroken(
+                    at_ms=self._around.clock.now_ms(), award=self._handover.award, reason=refusal.message
+                )
+            )
+
+    def _seal(self) -> tuple[Channel, messages.Execute]:
+        ours = SealingPair(self._around.entropy.bytes(32))
+        channel = ours.channel(self._handover.contender.offer.sealing_key, "gateway")
+        return channel, messages.Execute(leaf=self._handover.leaf.decode("ascii"), gateway_key=ours.public)
+
+    async def _open(self, opening: messages.Execute) -> Stream:
+        address = self._handover.contender.offer.address
+        if address.node != self._around.node:
+            timeout_ms = self._around.config.submit_timeout_ms
+            return await self._around.transport.open_stream(address, canonical.encode(opening), timeout_ms=timeout_ms)
+        if self._around.selling is None:
+            raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
+        near, far = loopback.pair(self._around.node)
+        self._selling = asyncio.create_task(_sell(self._around.selling, far, opening))
+        return near
+
+    async def _speak(self, stream: Stream, channel: Channel) -> None:
+        goods, most = self._handover.goods, self._around.config.execution.piece_bytes_max
+        order = messages.Order(path=goods.path, salt=goods.salt.hex(), request_bytes=len(goods.request))
+        await stream.send(channel.seal(canonical.encode(order)))
+        for start in range(0, len(goods.request), most):
+            await stream.send(channel.seal(goods.request[start : start + most]))
+        while (frame := await self._frames.get()) is not None:
+            await stream.send(frame)
+        await stream.finish()
+
+    async def _listen(self, stream: Stream, channel: Channel) -> None:
+        """Until the attestation, which is the last frame."""
+        silence_s = self._around.config.execution.silence_ms / 1_000
+        last = False
+        while not last:
+            await self._reading.wait()
+            try:
+                async with asyncio.timeout(silence_s):
+                    frame = await stream.receive()
+            except TimeoutError:
+                raise Unavailable("the provider fell silent", retry_after_ms=1_000) from None
+            if frame is None:
+                raise Unavailable("the provider ended without an attestation", retry_after_ms=1_000)
+            plain, last = channel.open(frame)
+            self._heard(plain[:1], plain[1:], last=last)
+
+    def _heard(self, kind: bytes, data: bytes, *, last: bool) -> None:
+        now_ms, name = self._around.clock.now_ms(), self._handover.award
+        self._bytes += len(data)
+        if self._bytes > self._around.config.execution.response_bytes_max:
+            raise TooLarge("the answer is larger than this node carries")
+        if last != (kind == ATTESTED):
+            raise Malformed("an answer ends with its attestation, and only then")
+        if kind == START:
+            event: award.Event = award.AnswerStarted(
+                at_ms=now_ms, award=name, content_type=data[:128].decode("ascii", "replace")
+            )
+        elif kind in {TOKENS, PIECE}:
+            event = award.PieceArrived(at_ms=now_ms, award=name, data=data, tokens=kind == TOKENS)
+        elif kind == ATTESTED:
+            event = _attested(canonical.decode(data, messages.AttestationGiven), name, now_ms)
+        else:
+            raise Malformed("the provider sent a frame of no known kind")
+        self._events.put_nowait(event)
+
+
+def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int) -> award.Attested:
+    engine = None if given.engine_status is None else (given.engine_status, given.engine_body.encode())
+    attestation = signing.verify(given.attestation)
+    return award.Attested(at_ms=now_ms, award=name, attestation=attestation, reason=given.reason, engine=engine)
+
+
+async def _sell(selling: Selling, stream: Stream, opening: messages.Execute) -> None:
+    try:
+        await selling.execute(stream, opening)
+    except Refusal:
+        await stream.abort()

@@ -1,0 +1,171 @@
+"""What nodes say to each other. Each message is the canonical bytes of one record; unknown kinds are refused.
+
+Requests and their answers go over the transport's request door, executions and the following of a ledger over streams.
+"""
+
+from typing import Annotated, TypeAlias, cast
+
+from msgspec import Meta
+
+from wwwmarket.crypto import canonical
+from wwwmarket.domain.errors import (
+    Conflict,
+    Exhausted,
+    Forbidden,
+    InsufficientCredit,
+    Malformed,
+    NotFound,
+    Refusal,
+    Stale,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+)
+from wwwmarket.domain.identity import EntryId, SealingKey
+from wwwmarket.domain.quantity import Count, Millis
+from wwwmarket.domain.records import Ask, Attestation, Bid, Inclusion, Receipt, Signed
+from wwwmarket.domain.shape import Record
+
+_Text: TypeAlias = Annotated[str, Meta(max_length=512)]
+_Leaf: TypeAlias = Annotated[str, Meta(max_length=canonical.ENTRY_BYTES_MAX)]
+
+
+class AskRequest(Record, tag="ask-request/v1"):
+    offer: EntryId
+    bid: Signed[Bid]
+
+
+class AskAnswer(Record, tag="ask-answer/v1"):
+    ask: Signed[Ask]
+
+
+class Decline(Record, tag="decline/v1"):
+    reason: _Text
+    retry_after_ms: Millis
+
+
+class Submit(Record, tag="submit/v1"):
+    """``leaf`` is the canonical text of an entry."""
+
+    leaf: _Leaf
+
+
+class Submitted(Record, tag="submitted/v1"):
+    inclusion: Signed[Inclusion]
+
+
+class Refused(Record, tag="refused/v1"):
+    code: _Text
+    message: _Text
+    reason: _Text
+    retry_after_ms: Millis = 0
+
+
+class Execute(Record, tag="execute/v1"):
+    """Opens an execution's stream: the award's entry, and the gateway's key for the sealed frames that follow."""
+
+    leaf: _Leaf
+    gateway_key: SealingKey
+
+
+class Follow(Record, tag="follow/v1"):
+    """Opens a stream of the ledger from ``start`` on."""
+
+    start: Count
+
+
+class Covered(Record, tag="covered/v1"):
+    """In a following stream: a checkpoint over all leaves sent so far. The note is a C2SP signed note's text."""
+
+    note: Annotated[str, Meta(max_length=65_536)]
+
+
+class Promise(Record, tag="promise/v1"):
+    """In an execution's stream, from the gateway: the ledger's promise."""
+
+    inclusion: Signed[Inclusion]
+
+
+class CancelExecution(Record, tag="cancel/v1"):
+    """In an execution's stream, from the gateway: stop and attest."""
+
+    award: EntryId
+
+
+class ReceiptGiven(Record, tag="receipt-given/v1"):
+    """In an execution's stream, from the gateway, after the attestation."""
+
+    receipt: Signed[Receipt]
+
+
+class Order(Record, tag="order/v1"):
+    """Sealed, from the gateway: what to run. ``request_bytes`` follow in sealed frames of their own."""
+
+    path: _Text
+    salt: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    request_bytes: Count
+
+
+class AttestationGiven(Record, tag="attestation-given/v1"):
+    """Sealed, from the provider: the end of the answer. ``engine_status`` and ``engine_body`` pass a refusal on."""
+
+    attestation: Signed[Attestation]
+    reason: _Text
+    engine_status: Annotated[int, Meta(ge=400, le=499)] | None = None
+    engine_body: Annotated[str, Meta(max_length=65_536)] = ""
+
+
+Request: TypeAlias = AskRequest | Submit
+Answer: TypeAlias = AskAnswer | Decline | Submitted | Refused
+Opening: TypeAlias = Execute | Follow
+GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven
+
+_REFUSALS: dict[str, type[Refusal]] = {
+    refusal.code: refusal
+    for refusal in (
+        Malformed,
+        TooLarge,
+        Unauthorised,
+        Forbidden,
+        NotFound,
+        Conflict,
+        Stale,
+        InsufficientCredit,
+        Exhausted,
+        Unavailable,
+    )
+}
+
+
+def read_request(message: bytes) -> Request:
+    return canonical.decode(message, cast("type[Request]", Request))
+
+
+def read_answer(message: bytes) -> Answer:
+    return canonical.decode(message, cast("type[Answer]", Answer))
+
+
+def read_opening(message: bytes) -> Opening:
+    return canonical.decode(message, cast("type[Opening]", Opening))
+
+
+def read_gateway_frame(message: bytes) -> GatewayFrame:
+    return canonical.decode(message, cast("type[GatewayFrame]", GatewayFrame))
+
+
+def refused(refusal: Refusal) -> Refused:
+    """A refusal as it travels."""
+    return Refused(
+        code=refusal.code,
+        message=refusal.message[:512],
+        reason=refusal.reason[:512],
+        retry_after_ms=getattr(refusal, "retry_after_ms", 0),
+    )
+
+
+def as_refusal(answer: Refused) -> Refusal:
+    """The refusal that travelled; a kind unknown here is a plain one."""
+    kind = _REFUSALS.get(answer.code, Refusal)
+    if issubclass(kind, Exhausted):
+        return kind(answer.message, retry_after_ms=answer.retry_after_ms, reason=answer.reason)
+    return kind(answer.message, reason=answer.reason)

@@ -1,0 +1,354 @@
+"""The provider's half of a node: answers bids, runs awards on its engine, claims what it earned.
+
+Performs the effects of ``market.offer``, ``market.execution`` and ``market.settlement``: a award is durable before its
+first byte leaves, an attestation is durable before it is sent.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from wwwmarket.config import NodeConfig
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.sealing import Channel, SealingPair
+from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
+from wwwmarket.domain.book import OpenAward
+from wwwmarket.domain.errors import Exhausted, Malformed, Refusal, TooLarge, Unavailable
+from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.model import EngineFingerprint
+from wwwmarket.domain.quantity import Millis
+from wwwmarket.domain.records import Attestation, Award, Settlement, Signed
+from wwwmarket.domain.shape import Value
+from wwwmarket.market import execution, offer, settlement
+from wwwmarket.node import messages
+from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.engine import Engine, EngineRefused, Path, ResponseFinished, ResponsePiece, ResponseStarted
+from wwwmarket.ports.store import Change, RecordStore
+from wwwmarket.ports.transport import Stream
+
+_log = logging.getLogger("wwwmarket.selling")
+
+RUNNING: Final = "execution"
+CLAIM: Final = "claim"
+
+START, TOKENS, PIECE, ATTESTED = b"s", b"t", b"p", b"a"
+"""First byte of each unsealed frame from provider to gateway."""
+
+_EVENTS_MAX: Final = 256
+_RECEIPT_WAIT_MS: Final = 5_000
+
+
+class RunningAward(Value):
+    """What is kept of an award from before its first byte leaves until it is attested."""
+
+    id: EntryId
+    award: Award
+
+
+@dataclass
+class Desk:
+    """What selling needs of its node."""
+
+    key: KeyPair
+    sealing: SealingPair
+    engine: Engine
+    fingerprint: EngineFingerprint
+    ledger: execution.Ledger
+    seller: offer.Seller
+    claims: settlement.Claims
+    store: RecordStore
+    clock: Clock
+    entropy: Entropy
+    config: NodeConfig
+    read_award: Callable[[VerifiedEntry], Award]
+    submit: Callable[[Settlement], Awaitable[None]]
+    open_award: Callable[[EntryId], OpenAward | None]
+    closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Selling:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def restore(self) -> None:
+        """After a restart: claims go on, and executions that the crash cut off are attested as failed."""
+        desk = self._desk
+        for _, body in await desk.store.scan(CLAIM):
+            claim = canonical.decode(body, settlement.Claim)
+            desk.claims.step(settlement.ClaimMade(claim=claim))
+        for _, body in await desk.store.scan(RUNNING):
+            running = canonical.decode(body, RunningAward)
+            attested = execution.lost(desk.key, running.id, running.award, desk.fingerprint, desk.clock.now_ms())
+            await self._claim(running.id, running.award, attested)
+
+    async def answer(self, request: messages.AskRequest) -> messages.Answer:
+        """A bid's answer: an ask, or a decline with its reason."""
+        try:
+            bid = signing.verify(request.bid)
+        except Refusal as refusal:
+            return messages.refused(refusal)
+        effects = self._desk.seller.step(
+            offer.BidReceived(
+                at_ms=self._desk.clock.now_ms(),
+                bid=bid,
+                offer=request.offer,
+                chance_ppm=self._desk.entropy.below(1_000_000),
+            )
+        )
+        (effect,) = effects
+        match effect:
+            case offer.AskSent():
+                return messages.AskAnswer(ask=effect.ask.signed)
+            case offer.BidDeclined():
+                return messages.Decline(reason=effect.reason, retry_after_ms=effect.retry_after_ms)
+
+    async def execute(self, stream: Stream, opening: messages.Execute) -> None:
+        """Serve one award over ``stream``, from its sealed order to its attestation and receipt."""
+        desk = self._desk
+        entry = signing.open_entry(opening.leaf.encode())
+        award = desk.read_award(entry)
+        terms = desk.seller.offered(award.winner.body.offer)
+        execution.check_award(award, entry.entry.account, desk.key.account, terms, desk.clock.now_ms())
+        assert terms is not None
+        if not desk.seller.has_room(terms):
+            raise Exhausted("all sequences on offer are busy", retry_after_ms=desk.config.auction.hold_ms)
+        channel = desk.sealing.channel(opening.gateway_key, "provider")
+        await _Serving(self, desk, stream, channel, entry.id, award).run()
+
+    async def claim(self, award_id: EntryId, award: Award, attest: execution.Attest) -> None:
+        await self._claim(award_id, award, attest.attestation)
+
+    async def _claim(self, award_id: EntryId, award: Award, attestation: Signed[Attestation]) -> None:
+        claim = settlement.Claim(
+            award=award_id,
+            claim_after_ms=award.claim_after_ms,
+            expires_ms=award.expires_ms,
+            attestation=attestation,
+            receipt=None,
+        )
+        effects = self._desk.claims.step(settlement.ClaimMade(claim=claim))
+        await self._perform(effects, also=[Change(kind=RUNNING, key=award_id, body=None)])
+
+    async def receipt(self, given: messages.ReceiptGiven, award: Award) -> None:
+        receipt = signing.verify(given.receipt)
+        if receipt.by != award.bid.client:
+            raise Malformed("the receipt is not by the award's client")
+        effects = self._desk.claims.step(settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed))
+        await self._perform(effects)
+
+    async def closed(self, awards: list[EntryId]) -> None:
+        """The ledger has closed these awards."""
+        effects = [effect for award in awards for effect in self._desk.claims.step(settlement.AwardClosed(award=award))]
+        await self._perform(effects)
+
+    async def time_moved(self, now_ms: Millis) -> None:
+        """Ledger time has moved: settle alone what is due."""
+        desk = self._desk
+        opened = frozenset(award for award in desk.claims.open if desk.open_award(award) is not None)
+        await self._perform(desk.claims.step(settlement.LedgerTimeMoved(now_ms=now_ms, open_awards=opened)))
+
+    async def _perform(self, effects: list[settlement.Effect], also: list[Change] | None = None) -> None:
+        changes = list(also or ())
+        submissions: list[Settlement] = []
+        for effect in effects:
+            match effect:
+                case settlement.KeepClaim():
+                    body = canonical.encode(effect.claim)
+                    changes.append(Change(kind=CLAIM, key=effect.claim.award, body=body))
+                case settlement.ForgetClaim():
+                    changes.append(Change(kind=CLAIM, key=effect.award, body=None))
+                case settlement.SubmitSettlement():
+                    submissions.append(effect.settlement)
+        if changes:
+            await self._desk.store.write(changes)
+        for due in submissions:
+            task = asyncio.create_task(self._submit(due))
+            self._desk.closing.add(task)
+            task.add_done_callback(self._desk.closing.discard)
+
+    async def _submit(self, due: Settlement) -> None:
+        try:
+            await self._desk.submit(due)
+        except Refusal as refusal:
+            _log.info("settlement of %s refused: %s", due.award, refusal.message)
+
+
+class _Serving:
+    """One execution: its stream, its channel, its machine."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what one execution is about
+        self, selling: Selling, desk: Desk, stream: Stream, channel: Channel, award_id: EntryId, award: Award
+    ) -> None:
+        self._selling = selling
+        self._desk = desk
+        self._stream = stream
+        self._channel = channel
+        self._id = award_id
+        self._award = award
+        self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
+        self._engine_task: asyncio.Task[None] | None = None
+        self._receipt_seen = asyncio.Event()
+        self._machine = execution.Executor(
+            desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
+        )
+
+    async def run(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            with self._slot():
+                first = await self._read_order()
+                await stack.enter_async_context(_background(self._listen()))
+                await self._work(first)
+            with contextlib.suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(_RECEIPT_WAIT_MS / 1_000):
+                    await self._receipt_seen.wait()
+                await self._stream.finish()
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the sequences on offer, from the award to the attestation."""
+        self._desk.seller.step(offer.ExecutionStarted(bid=self._award.winner.body.bid))
+        try:
+            yield
+        finally:
+            self._desk.seller.step(offer.ExecutionEnded())
+
+    async def _work(self, first: execution.Ordered) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(_background(self._deadlines()))
+            stack.push_async_callback(self._stop_engine)
+            await self._step(first)
+            while not self._machine.over:
+                await self._step(await self._events.get())
+
+    async def _stop_engine(self) -> None:
+        if self._engine_task is not None:
+            self._engine_task.cancel()
+            await asyncio.wait((self._engine_task,))
+
+    async def _read_order(self) -> execution.Ordered:
+        limit = self._desk.config.execution.request_bytes_max
+        order = canonical.decode(await self._unseal(), messages.Order)
+        if order.request_bytes > limit:
+            raise TooLarge(f"a request of {order.request_bytes} bytes where at most {limit} are accepted")
+        request = bytearray()
+        while len(request) < order.request_bytes:
+            piece = await self._unseal()
+            if not piece:
+                raise Malformed("an empty piece of a request")
+            request += piece
+        return execution.Ordered(
+            at_ms=self._desk.clock.now_ms(), path=order.path, salt=bytes.fromhex(order.salt), request=bytes(request)
+        )
+
+    async def _unseal(self) -> bytes:
+        async with asyncio.timeout(self._desk.config.submit_timeout_ms / 1_000):
+            frame = await self._stream.receive()
+        if frame is None:
+            raise Malformed("the order ended before its request")
+        return self._channel.open(frame)[0]
+
+    async def _listen(self) -> None:
+        """What the gateway says while the engine works. Its silence after the end is its right."""
+        try:
+            while (frame := await self._stream.receive()) is not None:
+                await self._heard(messages.read_gateway_frame(frame))
+        except Refusal as refusal:
+            _log.debug("execution %s: %s", self._id, refusal.message)
+        await self._events.put(execution.CancelAsked(at_ms=self._desk.clock.now_ms()))
+
+    async def _heard(self, frame: messages.GatewayFrame) -> None:
+        now_ms = self._desk.clock.now_ms()
+        match frame:
+            case messages.Promise():
+                await self._events.put(execution.Promised(at_ms=now_ms, inclusion=signing.verify(frame.inclusion)))
+            case messages.CancelExecution():
+                await self._events.put(execution.CancelAsked(at_ms=now_ms))
+            case messages.ReceiptGiven():
+                await self._selling.receipt(frame, self._award)
+                self._receipt_seen.set()
+
+    async def _deadlines(self) -> None:
+        clock, config = self._desk.clock, self._desk.config.execution
+        begun = clock.monotonic_ms()
+        await clock.sleep_until_ms(begun + config.promise_timeout_ms)
+        await self._events.put(execution.PromiseOverdue(at_ms=clock.now_ms()))
+        left_ms = self._award.claim_after_ms - clock.now_ms()
+        await clock.sleep_until_ms(clock.monotonic_ms() + left_ms)
+        await self._events.put(execution.CancelAsked(at_ms=clock.now_ms()))
+
+    async def _step(self, event: execution.Event) -> None:
+        for effect in self._machine.step(event):
+            await self._perform(effect)
+
+    async def _perform(self, effect: execution.Effect) -> None:
+        match effect:
+            case execution.RunEngine():
+                self._engine_task = asyncio.create_task(self._run_engine(effect))
+            case execution.KeepAward():
+                running = RunningAward(id=self._id, award=self._award)
+                await self._desk.store.write([Change(kind=RUNNING, key=self._id, body=canonical.encode(running))])
+            case execution.SendStart():
+                await self._send(START, effect.content_type.encode())
+            case execution.SendPiece():
+                await self._send(TOKENS if effect.tokens else PIECE, effect.data)
+            case execution.AbortEngine():
+                if self._engine_task is not None:
+                    self._engine_task.cancel()
+            case execution.Attest():
+                await self._selling.claim(self._id, self._award, effect)
+                await self._send(ATTESTED, canonical.encode(_given(effect)), last=True)
+
+    async def _send(self, kind: bytes, data: bytes, *, last: bool = False) -> None:
+        """The client may be gone: the machine hears of it from the listener, and its attestation stands."""
+        most = self._desk.config.execution.piece_bytes_max
+        with contextlib.suppress(Unavailable):
+            for start in range(0, max(len(data), 1), most):
+                await self._stream.send(self._channel.seal(kind + data[start : start + most], last=last))
+
+    async def _run_engine(self, effect: execution.RunEngine) -> None:
+        now_ms, put = self._desk.clock.now_ms, self._events.put
+        path: Path = "/v1/completions" if effect.path == "/v1/completions" else "/v1/chat/completions"
+        answer = self._desk.engine.execute(path, effect.request, output_tokens_max=effect.output_tokens_max)
+        finished = False
+        try:
+            async with contextlib.aclosing(answer) as events:  # type: ignore[type-var]
+                async for said in events:
+                    match said:
+                        case ResponseStarted():
+                            await put(execution.EngineStarted(at_ms=now_ms(), content_type=said.content_type))
+                        case ResponsePiece():
+                            await put(execution.EngineSaid(at_ms=now_ms(), data=said.data, tokens=said.tokens))
+                        case ResponseFinished():
+                            finished = True
+                            await put(execution.EngineFinished(at_ms=now_ms(), usage=said.usage))
+        except EngineRefused as refused:
+            await put(execution.EngineRefusedIt(at_ms=now_ms(), status=refused.status, body=refused.body))
+        except Refusal as refusal:
+            await put(execution.EngineBroke(at_ms=now_ms(), reason=refusal.message))
+        else:
+            if not finished:
+                await put(execution.EngineBroke(at_ms=now_ms(), reason="the engine stopped before its end"))
+
+
+@contextlib.asynccontextmanager
+async def _background(doing: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs beside the body, and never longer."""
+    task = asyncio.create_task(doing)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _given(effect: execution.Attest) -> messages.AttestationGiven:
+    status, body = effect.engine or (None, b"")
+    return messages.AttestationGiven(
+        attestation=effect.attestation,
+        reason=effect.reason[:512],
+        engine_status=status,
+        engine_body=body[:65_536].decode("utf-8", "replace"),
+    )

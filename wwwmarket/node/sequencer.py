@@ -1,0 +1,227 @@
+"""The operator of a log: gives entries their order, makes them durable, promises them, covers them by checkpoints.
+
+It admits only what follows from the state, so the log holds nothing that its contracts refuse. Whoever doubts it
+replays. If the disk fails it stops: a state that is ahead of its log must not answer.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wwwmarket.config import LedgerConfig
+from wwwmarket.crypto import signing
+from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry
+from wwwmarket.domain.errors import Conflict, Exhausted, Refusal, Unavailable
+from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.records import Inclusion, Mark
+from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX
+from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from wwwmarket.ledger.note import Signer
+from wwwmarket.node.author import Included
+from wwwmarket.node.replica import Covering, Replica
+from wwwmarket.ports.clock import Clock
+from wwwmarket.ports.store import LedgerStore
+from wwwmarket.rules.state import Applied
+
+_log = logging.getLogger("wwwmarket.sequencer")
+
+TAIL_ENTRIES: Final = 4_096
+"""Recent entries that followers are served from memory."""
+
+
+@dataclass
+class _Pending:
+    entry: VerifiedEntry
+    index: int
+    future: Included
+    applied: Applied
+
+
+class Sequencer:
+    """Also the log's ``node.author.Submission`` in the operator's own process."""
+
+    durable: Final = True
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what an operator works with
+        self,
+        key: KeyPair,
+        replica: Replica,
+        ledger: LedgerStore,
+        clock: Clock,
+        config: LedgerConfig,
+        on_applied: Callable[[Sequence[Applied]], None],
+    ) -> None:
+        self._key = key
+        self._replica = replica
+        self._ledger = ledger
+        self._clock = clock
+        self._config = config
+        self._on_applied = on_applied
+        self._pending: deque[_Pending] = deque()
+        self._due = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self._tail: deque[bytes] = deque(maxlen=TAIL_ENTRIES)
+        self._committed = replica.size
+        self._marked = replica.size
+        self._marked_at_ms = clock.monotonic_ms()
+        self._broken: Refusal | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+
+    @property
+    def committed(self) -> int:
+        """Entries that are durable."""
+        return self._committed
+
+    def submit(self, entry: VerifiedEntry) -> Included:
+        """Admit an entry now, in the order of calls; the future is the promise once it is durable."""
+        future: Included = asyncio.get_running_loop().create_future()
+        try:
+            self._admit(entry, future)
+        except Conflict as refusal:
+            self._ask_whether_known(entry, refusal, future)
+        except Refusal as refusal:
+            future.set_exception(refusal)
+        return future
+
+    def _admit(self, entry: VerifiedEntry, future: Included) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if len(self._pending) >= self._config.pending_entries_max:
+            raise Exhausted("the ledger is behind with its writing", retry_after_ms=1_000)
+        applied = self._replica.apply(entry)
+        self._pending.append(_Pending(entry, applied.index, future, applied))
+        self._due.set()
+
+    def _ask_whether_known(self, entry: VerifiedEntry, refusal: Conflict, future: Included) -> None:
+        """A retry of what stands in the log already is answered as the first time."""
+        waiting = next((pending for pending in self._pending if pending.entry.id == entry.id), None)
+        if waiting is not None:
+            waiting.future.add_done_callback(lambda done: _copy(done, future))
+            return
+        task = asyncio.ensure_future(self._look_up(entry.id, refusal, future))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _look_up(self, name: EntryId, refusal: Conflict, future: Included) -> None:
+        index = await self._ledger.index_of(name)
+        if future.done():
+            return
+        if index is None:
+            future.set_exception(refusal)
+        else:
+            future.set_result(self._promise(name, index))
+
+    def _promise(self, name: EntryId, index: int) -> Verified[Inclusion]:
+        covered_by_ms = self._clock.now_ms() + self._config.covered_within_ms
+        origin = self._replica.genesis.origin
+        return signing.sign(self._key, Inclusion(entry=name, origin=origin, index=index, covered_by_ms=covered_by_ms))
+
+    async def run(self) -> None:
+        """Commits and covers until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._commit_forever())
+            group.create_task(self._mark_forever())
+
+    async def _commit_forever(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._pending:
+                await self._commit()
+
+    async def _commit(self) -> None:
+        count = min(len(self._pending), self._config.batch_entries_max)
+        batch = [self._pending[place] for place in range(count)]
+        try:
+            await self._ledger.append(
+                batch[0].index, [one.entry.leaf for one in batch], [one.entry.id for one in batch]
+            )
+        except Exception as error:
+            self._stop(error)
+            raise
+        for one in batch:
+            self._pending.popleft()
+            self._tail.append(one.entry.leaf)
+            if not one.future.done():
+                one.future.set_result(self._promise(one.entry.id, one.index))
+        self._committed = batch[-1].index + 1
+        self._on_applied([one.applied for one in batch])
+        for one in batch:
+            covering = self._replica.covering(one.index + 1)
+            if isinstance(one.applied.checked.body, Mark) and covering is not None:
+                await self._cover(covering)
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _stop(self, error: Exception) -> None:
+        _log.critical("the ledger cannot be written, this node stops ordering: %s", error)
+        self._broken = Unavailable("this ledger's disk failed; it orders nothing more", retry_after_ms=60_000)
+        for one in self._pending:
+            if not one.future.done():
+                one.future.set_exception(self._broken)
+
+    async def _cover(self, covering: Covering) -> None:
+        signer = Signer(self._replica.genesis.origin, self._key)
+        note = sign_checkpoint(
+            signer, Checkpoint(origin=self._replica.genesis.origin, size=covering.size, root=covering.root)
+        )
+        await self._ledger.put_checkpoint(covering.size, note, covering.full)
+        self._replica.cover(open_checkpoint(note, signer.verifier))
+
+    async def _mark_forever(self) -> None:
+        interval_ms = self._config.checkpoint_interval_ms
+        while True:
+            await self._clock.sleep_until_ms(self._marked_at_ms + interval_ms)
+            self._marked_at_ms = self._clock.monotonic_ms()
+            if self._is_mark_due():
+                self.mark()
+
+    def _is_mark_due(self) -> bool:
+        """With new entries; and while awards are open, so that ledger time reaches their expiry without traffic."""
+        state = self._replica.state
+        if self._broken is not None:
+            return False
+        if state.size > self._marked:
+            return True
+        stale_ms = self._clock.now_ms() - state.now_ms
+        return bool(state.awards) and stale_ms >= self._config.idle_mark_ms
+
+    def mark(self) -> None:
+        """Move ledger time to now, and let a checkpoint follow."""
+        state = self._replica.state
+        next_seq, prev = state.chain_head(self._key.account)
+        body = Mark(at_ms=max(self._clock.now_ms(), state.now_ms), state_root=state.root())
+        entry = signing.verified_own(signing.sign_entry(self._key, seq=next_seq, prev=prev, body=body))
+        future = self.submit(entry)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._marked = self._replica.size
+
+    async def news(self, start: int, noted: int) -> list[bytes]:
+        """Wait for durable entries from ``start`` on, or for a checkpoint larger than ``noted``; the entries at hand."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._committed > start or self._covered_size() > noted)
+        held = len(self._tail)
+        if start >= self._committed - held:
+            return [self._tail[place] for place in range(start - (self._committed - held), held)]
+        return await self._ledger.read(start, start + BUNDLE_ENTRIES_MAX)
+
+    def _covered_size(self) -> int:
+        try:
+            return self._replica.checkpoint.checkpoint.size
+        except Unavailable:
+            return 0
+
+
+def _copy(done: Included, future: Included) -> None:
+    if future.done():
+        return
+    error = None if done.cancelled() else done.exception()
+    if done.cancelled():
+        future.cancel()
+    elif error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
