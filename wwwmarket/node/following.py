@@ -1,15 +1,28 @@
 """A replica that is not the operator's: follows its stream, checks everything, and hands it this node's own entries."""
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from wwwmarket.domain.errors import Conflict, Unavailable
-from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.config import NodeConfig
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.signing import Verified, VerifiedEntry
+from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Unavailable
+from wwwmarket.domain.identity import AccountId
+from wwwmarket.domain.records import Inclusion, NodeAddress
+from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX, decode_bundle, encode_bundle
+from wwwmarket.ledger.checkpoint import open_checkpoint
+from wwwmarket.ledger.note import VerifierKey
+from wwwmarket.node import messages
+from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.sequencer import Sequencer
-from wwwmarket.ports.transport import Stream
+from wwwmarket.ports.clock import Clock
+from wwwmarket.ports.store import LedgerStore
+from wwwmarket.ports.transport import Stream, Transport
+from wwwmarket.rules.state import Applied
 
 _log = logging.getLogger("wwwmarket.following")
 
@@ -54,7 +67,7 @@ def _fitting(leaves: Sequence[bytes]) -> int:
 
 
 class Following:
-    """The follower's side. ``log`` is whose signature a checkpoint must bear: pinned, or taken from the first genesis."""
+    """The follower's side. ``log`` is whose signature each checkpoint must bear."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a follower works with
         self,

@@ -200,7 +200,7 @@ class Sequencer:
         self._marked = self._replica.size
 
     async def news(self, start: int, noted: int) -> list[bytes]:
-        """Wait for durable entries from ``start`` on, or for a checkpoint larger than ``noted``; the entries at hand."""
+        """Wait for durable entries from ``start`` on, or a checkpoint larger than ``noted``; the entries at hand."""
         async with self._moved:
             await self._moved.wait_for(lambda: self._committed > start or self._covered_size() > noted)
         held = len(self._tail)
