@@ -1,0 +1,367 @@
+"""What the golden vectors of contracts are made of. Run as a program, it writes vectors for files that do not exist.
+
+A released version's file is never written again: to add a version, add its cases and its name.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tests.unit.rules.world import (
+    CLIENT,
+    NOW,
+    PROVIDER,
+    REGISTRY,
+    RIVAL,
+    STRANGER,
+    DictBook,
+    facts_of,
+    make_ask,
+    make_attestation,
+    make_award,
+    make_bid,
+    make_offer,
+    make_receipt,
+    make_settlement,
+    named,
+    prices,
+    usage,
+)
+from wwwmarket.crypto import canonical
+from wwwmarket.domain.book import Account, AccountRow, AwardFacts, AwardRow, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.model import Model, ModelRequirement
+from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Slo
+from wwwmarket.domain.records import Award, Body, Transfer, Withdrawal
+from wwwmarket.domain.shape import Value
+
+FOLDER = Path(__file__).parent
+ENTRY = named("the entry")
+OFFER, RIVAL_OFFER, AWARD = named("the offer"), named("the rival's offer"), named("the award")
+DAY_MS = 86_400_000
+RICH = Account(available_micro=1_000_000)
+
+
+class Case(Value):
+    """A contract's input, and what followed from it: rows, or a refusal's code and reason."""
+
+    name: str
+    book: DictBook
+    author: AccountId
+    entry: EntryId
+    body: Body
+    facts: AwardFacts | None = None
+    rows: list[dict[str, Any]] | None = None
+    refusal: tuple[str, str] | None = None
+
+
+class Vectors(Value):
+    contract: str
+    sha256: str
+    cases: list[Case]
+
+
+def follow(contract: str, case: Case) -> Case:
+    """The case with what follows from it today."""
+    rule = getattr(REGISTRY, contract.replace("/", "_"))
+    facts = () if case.facts is None else (case.facts,)
+    try:
+        rows = rule.apply(case.book, case.author, case.entry, case.body, *facts)
+    except Refusal as refusal:
+        return replace(case, rows=None, refusal=(refusal.code, refusal.reason))
+    return replace(case, rows=[_plain(row) for row in rows], refusal=None)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    table = {AccountRow: "account", OfferRow: "offer", AwardRow: "award"}[type(row)]
+    return {"table": table} | msgspec.json.decode(canonical.encode(row))
+
+
+def account_cases() -> Iterator[Case]:
+    def transfer(name: str, amount: int, *, to=PROVIDER.account, source=RICH, target=None) -> Case:
+        accounts = {CLIENT.account: source} | ({PROVIDER.account: target} if target else {})
+        book = DictBook(now_ms=NOW, accounts=accounts)
+        body = Transfer(to=to, amount_micro=amount)
+        return Case(name=name, book=book, author=CLIENT.account, entry=ENTRY, body=body)
+
+    yield transfer("a part moves to an account that is new", 1)
+    yield transfer("all moves to an account that has some", 1_000_000, target=Account(locked_micro=5))
+    yield transfer("all the credits that can be move", INTEGER_MAX, source=Account(available_micro=INTEGER_MAX))
+    yield transfer("to itself", 1, to=CLIENT.account)
+    yield transfer("one more than is available", 1_000_001)
+    yield transfer("what is locked and bonded", 1, source=Account(locked_micro=9, bonded_micro=9))
+    full = Account(available_micro=INTEGER_MAX - 2, locked_micro=1, bonded_micro=1)
+    yield transfer("more than the receiver can hold", 1, target=full)
+
+
+def offer_cases() -> Iterator[Case]:
+    def offer(name: str, *, listed: int = 0, account: Account = RICH, **changes) -> Case:
+        offers = {
+            named(f"offer {i}"): ListedOffer(provider=PROVIDER.account, offer=make_offer()) for i in range(listed)
+        }
+        book = DictBook(now_ms=NOW, accounts={PROVIDER.account: account}, offers=offers)
+        body = make_offer(**changes)
+        return Case(name=name, book=book, author=PROVIDER.account, entry=ENTRY, body=body)
+
+    def withdrawal(name: str, author: AccountId, offer: EntryId = OFFER) -> Case:
+        book = DictBook(
+            now_ms=NOW,
+            accounts={PROVIDER.account: Account(available_micro=1, locked_micro=2, bonded_micro=5_003)},
+            offers={OFFER: ListedOffer(provider=PROVIDER.account, offer=make_offer())},
+        )
+        return Case(name=name, book=book, author=author, entry=ENTRY, body=Withdrawal(offer=offer))
+
+    yield offer("listed, and its bond bonded")
+    yield offer("listed without a bond", bond_micro=0, account=Account())
+    yield offer("valid for 30 days, from in 30 days", valid_from_ms=NOW + 30 * DAY_MS, valid_until_ms=NOW + 60 * DAY_MS)
+    yield offer("valid for one more millisecond", valid_from_ms=NOW - DAY_MS, valid_until_ms=NOW + 1)
+    yield offer("its provider's sixty-fourth is listed", listed=63)
+    yield offer("valid for no time", valid_from_ms=NOW + 5, valid_until_ms=NOW + 5)
+    yield offer("ends before it starts", valid_from_ms=NOW + DAY_MS, valid_until_ms=NOW + 1)
+    yield offer("valid for more than 30 days", valid_until_ms=NOW + 30 * DAY_MS + 1)
+    yield offer("starts too far ahead", valid_from_ms=NOW + 30 * DAY_MS + 1, valid_until_ms=NOW + 31 * DAY_MS)
+    yield offer("over by now", valid_from_ms=NOW - DAY_MS, valid_until_ms=NOW)
+    yield offer("cached input dearer than input", prices=prices(10, 11, 10))
+    yield offer("its provider's sixty-fifth", listed=64)
+    yield offer("a bond that is not available", account=Account(available_micro=4_999, bonded_micro=9_999))
+    yield withdrawal("withdrawn, and its bond returned", PROVIDER.account)
+    yield withdrawal("an offer that is not listed", PROVIDER.account, RIVAL_OFFER)
+    yield withdrawal("another's offer", RIVAL.account)
+
+
+def auction(name: str, *, case=None, bid=None, ask=None, rival=None, offer=None, award=None, signers=None) -> Case:
+    """An award in which everything fits, but for the changes to each part; ``rival=False`` leaves the rival out."""
+    the_bid = make_bid(**(bid or {}))
+    the_offer = make_offer(**(offer or {}))
+    first, second = signers or (PROVIDER, RIVAL)
+    winner = make_ask(first, the_bid, OFFER, **(ask or {}))
+    runner_up = None
+    if rival is not False:
+        dearer = {"prices": prices(150_000, 40_000, 500_000)} | (rival or {})
+        runner_up = make_ask(second, the_bid, RIVAL_OFFER if second is not PROVIDER else OFFER, **dearer)
+    body = make_award(the_bid, winner, the_offer, runner_up, **(award or {}))
+    listed = {
+        OFFER: ListedOffer(provider=PROVIDER.account, offer=the_offer),
+        RIVAL_OFFER: ListedOffer(provider=RIVAL.account, offer=make_offer()),
+    }
+    book = DictBook(now_ms=NOW, accounts={CLIENT.account: RICH}, offers=listed)
+    made = Case(name=name, book=book, author=CLIENT.account, entry=ENTRY, body=body, facts=facts_of(body))
+    return replace(made, **(case or {}))
+
+
+def award_cases() -> Iterator[Case]:
+    yield from _cleared_awards()
+    yield from _refused_bids()
+    yield from _refused_asks()
+    yield from _refused_auctions()
+
+
+def _cleared_awards() -> Iterator[Case]:
+    yield auction("paid what would have tied with the runner-up")
+    yield auction("paid its offer where there is no runner-up", rival=False)
+    yield auction(
+        "paid at most its offer", rival={"predicted_finish_ms": 16_000, "prices": prices(200_000, 0, 600_000)}
+    )
+    yield auction(
+        "a slower rival's time is worth money",
+        bid={"time_value_micro_per_s": 100},
+        rival={"predicted_finish_ms": 6_500},
+    )
+    yield auction("paid less where the maximum price is near", bid={"max_price_micro": 300}, rival=False)
+    yield auction("paid its ask where the maximum price is just that", bid={"max_price_micro": 270}, rival=False)
+    yield auction("tied, and first by digest", rival=_tie())
+    yield auction("nothing to lock", ask={"prices": prices(0, 0, 0)}, offer={"prices": prices(0, 0, 0)})
+    yield auction(
+        "one of the accepted precisions", bid={"model": ModelRequirement(name="qwen3-8b", precisions=("fp8", "bf16"))}
+    )
+    latest = {"claim_after_ms": NOW, "expires_ms": NOW + 70 * 60_000}
+    yield auction("claimable at once, open as long as can be", award=latest)
+    just_enough = Account(available_micro=_fitting().locked_micro)
+    yield auction("all that the client has", case={"book": _book(make_offer(), client=just_enough)})
+
+
+def _refused_bids() -> Iterator[Case]:
+    yield auction("by another than the client", case={"author": STRANGER.account})
+    yield auction("of a bid that expired", bid={"expires_ms": NOW - 1})
+    yield auction("more input expected than allowed", bid={"input_tokens": 1_201})
+    yield auction("more output expected than allowed", bid={"expected_output_tokens": 501})
+    yield auction("claimable before now", award={"claim_after_ms": NOW - 1})
+    yield auction("never claimable", award={"claim_after_ms": NOW + 120_000})
+    yield auction("open for too long", award={"expires_ms": NOW + 70 * 60_000 + 1})
+
+
+def _refused_asks() -> Iterator[Case]:
+    yield auction("the winner's ask answers another bid", ask={"bid": "3" * 64})
+    yield auction("the runner-up's ask answers another bid", rival={"bid": "3" * 64})
+    asks = _fitting().asks
+    yield auction("asks out of order", award={"asks": asks[::-1]})
+    yield auction("an ask twice", award={"asks": (asks[0], *asks)})
+    facts = facts_of(_fitting())
+    yield auction("the winner's ask is not listed", award={"asks": (facts.runner_up_ask_digest,)})
+    yield auction("the runner-up's ask is not listed", award={"asks": (facts.winner_ask_digest,)})
+    yield auction("the winner's offer is not listed", case={"book": DictBook(now_ms=NOW)})
+    without = {OFFER: ListedOffer(provider=PROVIDER.account, offer=make_offer())}
+    yield auction("the runner-up's offer is not listed", case={"book": DictBook(now_ms=NOW, offers=without)})
+    yield auction("the winner's ask is signed by another", signers=(STRANGER, RIVAL))
+    yield auction("the runner-up's ask is signed by another", signers=(PROVIDER, STRANGER))
+    yield auction("an offer that starts after the bid", offer={"valid_from_ms": NOW + 60_001})
+    model = make_offer().model
+    yield auction("of another model", bid={"model": ModelRequirement(name="qwen3-4b")})
+    yield auction("of another precision", bid={"model": ModelRequirement(name="qwen3-8b", precisions=("fp8",))})
+    small = Model(name=model.name, revision=model.revision, precision=model.precision, context_tokens=1_699)
+    yield auction("a context too small by one", offer={"model": small})
+    for field in ("input", "cached", "output"):
+        dear = {"input": 200_000, "cached": 25_000, "output": 300_000}
+        dear[field] = {"input": 200_001, "cached": 50_001, "output": 600_001}[field]
+        yield _unclearable(f"asks more than its offer for {field}", prices(*dear.values()))
+    yield auction("asks more for cached input than for input", ask={"prices": prices(100, 101, 300_000)})
+    yield auction("predicts its first token too late", ask={"predicted_ttft_ms": 1_001})
+    yield auction("predicts its finish too late", bid={"slo": Slo(ttft_ms=999, tpot_ms=16)}, rival=False)
+    yield auction("the runner-up predicts its finish too late", rival={"predicted_finish_ms": 16_001})
+    yield auction("asks for more than the maximum price", bid={"max_price_micro": 269})
+    yield auction("the runner-up asks for more than the maximum price", bid={"max_price_micro": 429})
+
+
+def _refused_auctions() -> Iterator[Case]:
+    yield auction("one provider is winner and runner-up", signers=(PROVIDER, PROVIDER))
+    yield auction("the runner-up is cheaper", rival={"prices": prices(99_000, 25_000, 300_000)})
+    yield auction("tied, and second by digest", rival=_tie(first=False))
+    fitting = _fitting()
+    for field in fitting.prices.__struct_fields__:
+        for step in (-1, 1):
+            other = replace(fitting.prices, **{field: getattr(fitting.prices, field) + step})
+            yield auction(f"{field} {step:+}", award={"prices": other})
+    yield auction("locked a little more", award={"locked_micro": fitting.locked_micro + 1})
+    yield auction("locked a little less", award={"locked_micro": fitting.locked_micro - 1})
+    poor = Account(available_micro=fitting.locked_micro - 1, locked_micro=999, bonded_micro=999)
+    yield auction("a client who has too little", case={"book": _book(make_offer(), client=poor)})
+
+
+def _fitting() -> Award:
+    award = auction("").body
+    assert isinstance(award, Award)
+    return award
+
+
+def _book(offer, client: Account) -> DictBook:
+    listed = {
+        OFFER: ListedOffer(provider=PROVIDER.account, offer=offer),
+        RIVAL_OFFER: ListedOffer(provider=RIVAL.account, offer=make_offer()),
+    }
+    return DictBook(now_ms=NOW, accounts={CLIENT.account: client}, offers=listed)
+
+
+def _tie(*, first: bool = True) -> dict[str, Any]:
+    """Changes to the rival's ask by which it ties with the winner's, its digest being the larger (or the smaller)."""
+    for held_ms in range(1_000):
+        changes = {"prices": prices(100_000, 25_000, 300_000), "held_until_ms": NOW + held_ms}
+        case = auction("", rival=changes)
+        assert case.facts is not None
+        assert case.facts.runner_up_ask_digest is not None
+        if (case.facts.winner_ask_digest < case.facts.runner_up_ask_digest) == first:
+            return changes
+    raise AssertionError
+
+
+def _unclearable(name: str, dear) -> Case:
+    """An ask above its offer has no clearing: the award is made with a dearer offer than the listed one."""
+    dearer = prices(900_000, 900_000, 900_000)
+    return auction(name, ask={"prices": dear}, offer={"prices": dearer}, case={"book": _book(make_offer(), RICH)})
+
+
+def settlement_cases() -> Iterator[Case]:
+    yield from _paid()
+    yield from _refused_settlements()
+
+
+def settlement(
+    name: str, *, author=CLIENT, now_ms=NOW, attested=None, received=None, by=PROVIDER, to=CLIENT, own=False
+) -> Case:
+    """A settlement in which everything fits, but for the changes; ``received=False`` leaves the receipt out."""
+    award = _fitting()
+    opened = OpenAward(
+        client=CLIENT.account,
+        provider=CLIENT.account if own else PROVIDER.account,
+        award=award,
+        awarded_ms=NOW - 10,
+    )
+    book = DictBook(
+        now_ms=now_ms,
+        accounts={CLIENT.account: Account(available_micro=7, locked_micro=award.locked_micro + 1, bonded_micro=3)},
+        awards={AWARD: opened},
+    )
+    attestation = make_attestation(CLIENT if own else by, AWARD, **(attested or {}))
+    receipt = None if received is False else make_receipt(to, AWARD, **(received or {}))
+    body = make_settlement(AWARD, attestation, receipt)
+    return Case(name=name, book=book, author=author.account, entry=ENTRY, body=body)
+
+
+def _paid() -> Iterator[Case]:
+    alone = partial(settlement, author=PROVIDER, now_ms=NOW + 60_000, received=False)
+    yield settlement("agreed, settled by the client")
+    yield settlement("agreed, settled by the provider", author=PROVIDER)
+    yield settlement(
+        "the smaller counts and the larger cache", received={"usage": usage(900, 500, 200), "verdict": "disputed"}
+    )
+    yield settlement("the provider counts less", attested={"usage": usage(800, 0, 100)})
+    yield settlement("the client counts nothing", received={"usage": NO_USAGE, "verdict": "disputed"})
+    yield settlement("cancelled, for what was delivered", attested={"outcome": "cancelled"})
+    yield settlement(
+        "more cache than input", attested={"usage": usage(100, 900, 0)}, received={"usage": usage(100, 900, 0)}
+    )
+    most = usage(2**32, 0, 2**32)
+    yield settlement("counts beyond the bounds", attested={"usage": most}, received={"usage": most})
+    yield settlement("failed, with a receipt", attested={"outcome": "failed", "usage": NO_USAGE})
+    yield settlement("failed, without one, at once", attested={"outcome": "failed", "usage": NO_USAGE}, received=False)
+    yield alone("the provider alone, once it may")
+    yield alone("the provider alone, beyond the bounds", attested={"usage": most})
+    yield settlement("a client who is its own provider", own=True)
+
+
+def _refused_settlements() -> Iterator[Case]:
+    case = settlement("an award that is not open")
+    yield replace(case, book=DictBook(now_ms=NOW))
+    yield settlement("by a stranger", author=STRANGER)
+    yield settlement("attested by another", by=STRANGER)
+    yield settlement("attested about another award", attested={"award": OFFER})
+    for field, tokens in {"input": usage(1, 0, 0), "cached": usage(0, 1, 0), "output": usage(0, 0, 1)}.items():
+        yield settlement(
+            f"failed, and {field} counted", attested={"outcome": "failed", "usage": tokens}, received=False
+        )
+    yield settlement("received by another", to=STRANGER)
+    yield settlement("received about another award", received={"award": OFFER})
+    yield settlement("the client alone", received=False, now_ms=NOW + 60_000)
+    yield settlement("the provider alone, too early", author=PROVIDER, received=False, now_ms=NOW + 59_999)
+
+
+CASES: dict[str, Callable[[], Iterator[Case]]] = {
+    "account/v1": account_cases,
+    "award/v1": award_cases,
+    "offer/v1": offer_cases,
+    "settlement/v1": settlement_cases,
+}
+
+
+def path_of(contract: str) -> Path:
+    return FOLDER / f"{contract.replace('/', '-')}.json"
+
+
+def main() -> None:
+    for contract, cases in CASES.items():
+        if path_of(contract).exists():
+            continue
+        made = [follow(contract, case) for case in cases()]
+        vectors = Vectors(contract=contract, sha256=REGISTRY.hashes[contract], cases=made)
+        path_of(contract).write_bytes(msgspec.json.format(canonical.encode(vectors), indent=1) + b"\n")
+        for case in made:
+            sys.stdout.write(f"{contract}: {case.name}: {'rows' if case.rows is not None else case.refusal}\n")
+
+
+if __name__ == "__main__":
+    main()
