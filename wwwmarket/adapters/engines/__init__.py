@@ -1,0 +1,1 @@
+"""Engines: any OpenAI-compatible server, an embedded one, and an emulated one."""

@@ -1,0 +1,280 @@
+"""Any engine behind OpenAI's HTTP interface: vLLM, SGLang, llama.cpp, and what imitates them.
+
+What it is comes from ``/v1/models``, ``/version`` and ``/props``; what it is doing from ``/metrics``. Answers pass
+through as the exact bytes that the engine sent.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Final, Literal, TypeAlias, TypeVar
+
+import httpx
+import msgspec
+
+from wwwmarket.adapters.engines import engine_listing, engine_metrics, openai_stream
+from wwwmarket.adapters.engines.engine_listing import EngineFacts
+from wwwmarket.adapters.engines.openai_request import PreparedRequest, prepare
+from wwwmarket.domain.errors import Unavailable
+from wwwmarket.domain.quantity import Tokens, Usage
+from wwwmarket.ports.engine import (
+    EngineDescription,
+    EngineEvent,
+    EngineRefused,
+    EngineState,
+    Path,
+    ResponseFinished,
+    ResponsePiece,
+    ResponseStarted,
+)
+
+T = TypeVar("T")
+UsageSource: TypeAlias = Literal["engine", "tokenize", "pieces"]
+
+CONNECT_TIMEOUT_S: Final = 3.0
+WRITE_TIMEOUT_S: Final = 10.0
+SILENCE_TIMEOUT_S: Final = 120.0
+"""Longest wait for the next byte of an answer, the first one included: a queue may stand before it."""
+POLL_TIMEOUT_S: Final = 3.0
+KEEPALIVE_S: Final = 4.0
+"""llama.cpp closes a connection after 5 s of idleness."""
+IDLE_CONNECTIONS_MAX: Final = 64
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+ERROR_BYTES_MAX: Final = 64 * 1024
+METRICS_BYTES_MAX: Final = 4 * 1024 * 1024
+RETRY_AFTER_MS: Final = 1_000
+BYTES_PER_TOKEN: Final = 4
+"""For the input of an engine that can neither count nor tokenize: the usual length of English text."""
+OURS_TO_MEND: Final = frozenset({401, 403, 407, 408, 429})
+"""Statuses that speak of this provider's key or of the engine's load, and not of the client's request."""
+
+
+class OpenAiEngine:
+    """The engine port over HTTP/1.1 with connections kept alive.
+
+    ``blind``: the operator says that the engine has no metrics; its state is then this adapter's own count.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        facts: EngineFacts | None = None,
+        blind: bool = False,
+        silence_timeout_s: float = SILENCE_TIMEOUT_S,
+    ) -> None:
+        self._facts = facts or EngineFacts()
+        self._blind = blind
+        self._in_flight = 0
+        self._served: frozenset[str] | None = None
+        self._usage_source: UsageSource = "engine"
+        self._base_url = base_url.rstrip("/").removesuffix("/v1")
+        self._headers = {"accept-encoding": "identity", "content-type": "application/json"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._timeout = httpx.Timeout(
+            connect=CONNECT_TIMEOUT_S, read=silence_timeout_s, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S
+        )
+        self._client = self._new_client(IDLE_CONNECTIONS_MAX)
+        # keeps nothing alive, so that whatever it sends goes over a fresh connection
+        self._fresh_client = self._new_client(0)
+
+    def _new_client(self, idle_connections_max: int) -> httpx.AsyncClient:
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=idle_connections_max, keepalive_expiry=KEEPALIVE_S
+        )
+        return httpx.AsyncClient(
+            headers=self._headers, timeout=self._timeout, limits=limits, trust_env=False, follow_redirects=False
+        )
+
+    @property
+    def usage_source(self) -> UsageSource:
+        """Who counted the latest answer: the engine; its tokenizer, asked afterwards; or nobody but the pieces."""
+        return self._usage_source
+
+    async def describe(self) -> EngineDescription:
+        listing = await self._get_as("/v1/models", engine_listing.Listing)
+        version = await self._get_as("/version", engine_listing.Version, absent=engine_listing.Version())
+        props = await self._get_as("/props", engine_listing.Props, absent=engine_listing.Props())
+        description = engine_listing.describe(listing, version, props, self._facts, blind=self._blind)
+        self._served = frozenset(model.name for model in description.models)
+        return description
+
+    async def state(self) -> EngineState:
+        if self._blind:
+            await self._get("/v1/models")  # one that does not answer is not idle
+            return EngineState(running=self._in_flight, waiting=0)
+        return engine_metrics.read_state(await self._get("/metrics"))
+
+    async def execute(
+        self, path: Path, request: bytes, *, output_tokens_max: Tokens
+    ) -> AsyncGenerator[EngineEvent, None]:
+        prepared = prepare(path, request, output_tokens_max=output_tokens_max)
+        if self._served is not None and prepared.model not in self._served:
+            # llama.cpp would answer under any name
+            raise EngineRefused(404, _unknown_model(prepared.model))
+        self._in_flight += 1
+        try:
+            async with self._sent("POST", path, prepared.body) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise await _failure(response)
+                yield ResponseStarted(content_type=response.headers.get("content-type", "application/json"))
+                events = self._streamed(prepared, response) if prepared.stream else self._whole(prepared, response)
+                async with aclosing(events):
+                    async for event in events:
+                        yield event
+        except httpx.HTTPError as error:
+            raise _gone(error) from error
+        finally:
+            self._in_flight -= 1
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._fresh_client.aclose()
+
+    @asynccontextmanager
+    async def _sent(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[httpx.Response]:
+        """The response to a request, its headers read. Leaving closes the connection unless the body was read whole.
+
+        A connection that the engine closed meanwhile shows only when it is used: the request goes out once more.
+        """
+        url = self._base_url + path
+        timeout = self._timeout if body else POLL_TIMEOUT_S
+        request = self._client.build_request(method, url, content=body, timeout=timeout)
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            request = self._fresh_client.build_request(method, url, content=body, timeout=timeout)
+            response = await self._fresh_client.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _streamed(self, prepared: PreparedRequest, response: httpx.Response) -> AsyncGenerator[EngineEvent, None]:
+        splitter = openai_stream.EventSplitter()
+        usage_piece, kept, size, texts, done = b"", [], 0, 0, False
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > ANSWER_BYTES_MAX:
+                raise Unavailable("the engine's answer is over the limit", retry_after_ms=RETRY_AFTER_MS)
+            piece = splitter.feed(chunk)
+            if not piece:
+                continue
+            if openai_stream.has_error(piece):
+                raise Unavailable("the engine failed during its answer", retry_after_ms=RETRY_AFTER_MS)
+            if openai_stream.has_usage(piece):
+                usage_piece = piece
+            elif not usage_piece:
+                kept.append(piece)
+            found = openai_stream.count_texts(piece)
+            texts += found
+            done = done or openai_stream.is_done(piece)
+            yield ResponsePiece(data=piece, tokens=found > 0)
+        if not done or splitter.rest.strip():
+            raise Unavailable("the engine's answer ended early", retry_after_ms=RETRY_AFTER_MS)
+        usage = openai_stream.usage_of_stream(usage_piece)
+        if usage is None:
+            text = "".join(openai_stream.text_of(e) for piece in kept for e in openai_stream.events(piece))
+            usage = await self._counted(prepared, text, texts)
+        else:
+            self._usage_source = "engine"
+        yield ResponseFinished(usage=usage)
+
+    async def _whole(self, prepared: PreparedRequest, response: httpx.Response) -> AsyncGenerator[EngineEvent, None]:
+        body = await _read_at_most(response, ANSWER_BYTES_MAX)
+        yield ResponsePiece(data=body, tokens=True)
+        usage = openai_stream.usage_of(body)
+        if usage is None:
+            text = openai_stream.text_of(body)
+            usage = await self._counted(prepared, text, -(-len(text.encode()) // BYTES_PER_TOKEN))
+        else:
+            self._usage_source = "engine"
+        yield ResponseFinished(usage=usage)
+
+    async def _counted(self, prepared: PreparedRequest, text: str, texts: int) -> Usage:
+        """Usage that the engine did not give: by its tokenizer, else by the pieces and the request's length."""
+        output = await self._tokenized(prepared.model, text)
+        source = await self._tokenized(prepared.model, prepared.body.decode(errors="replace"))
+        self._usage_source = "pieces" if output is None else "tokenize"
+        return Usage(
+            input_tokens=-(-len(prepared.body) // BYTES_PER_TOKEN) if source is None else source,
+            cached_input_tokens=0,
+            output_tokens=texts if output is None else output,
+        )
+
+    async def _tokenized(self, model: str, text: str) -> int | None:
+        """How many tokens a text is (``prompt`` is vLLM's field, ``content`` llama.cpp's); None where it cannot say."""
+        body = msgspec.json.encode({"model": model, "prompt": text, "content": text, "add_special_tokens": False})
+        try:
+            async with self._sent("POST", "/tokenize", body) as response:
+                answer = await _read_at_most(response, ANSWER_BYTES_MAX)
+            if response.status_code != httpx.codes.OK:
+                return None
+            return len(msgspec.json.decode(answer, type=_Tokenized).tokens)
+        except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    async def _get(self, path: str) -> bytes:
+        """The body at ``path``.
+
+        Raises:
+            Unavailable: no answer in time, or one that is not 200.
+        """
+        try:
+            async with self._sent("GET", path) as response:
+                body = await _read_at_most(response, METRICS_BYTES_MAX)
+        except httpx.HTTPError as error:
+            raise _gone(error) from error
+        if response.status_code != httpx.codes.OK:
+            raise _Answered(path, response.status_code)
+        return body
+
+    async def _get_as(self, path: str, kind: type[T], *, absent: T | None = None) -> T:
+        """The JSON at ``path``; ``absent``, where given, for an engine that knows no such path."""
+        try:
+            return msgspec.json.decode(await self._get(path), type=kind)
+        except (_Answered, msgspec.DecodeError, UnicodeDecodeError) as error:
+            if absent is not None:
+                return absent
+            if isinstance(error, _Answered):
+                raise
+            raise Unavailable(f"the engine's {path} makes no sense: {error}", retry_after_ms=RETRY_AFTER_MS) from None
+
+
+class _Answered(Unavailable):
+    """The engine is there, and answers a poll with an error."""
+
+    def __init__(self, path: str, status: int) -> None:
+        super().__init__(f"the engine answered {status} at {path}", retry_after_ms=RETRY_AFTER_MS)
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[msgspec.Raw]
+
+
+def _gone(error: httpx.HTTPError) -> Unavailable:
+    return Unavailable(f"the engine is gone: {type(error).__name__} {error}".strip(), retry_after_ms=RETRY_AFTER_MS)
+
+
+async def _failure(response: httpx.Response) -> EngineRefused | Unavailable:
+    """What an answer other than 200 means."""
+    status = response.status_code
+    body = await _read_at_most(response, ERROR_BYTES_MAX)
+    if 400 <= status < 500 and status not in OURS_TO_MEND:
+        return EngineRefused(status, body)
+    return Unavailable(f"the engine answered {status}", retry_after_ms=RETRY_AFTER_MS)
+
+
+async def _read_at_most(response: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            raise Unavailable("the engine's answer is over the limit", retry_after_ms=RETRY_AFTER_MS)
+    return bytes(body)
+
+
+def _unknown_model(model: str) -> bytes:
+    error = {"message": f"The model `{model}` does not exist.", "type": "NotFoundError", "param": "model", "code": 404}
+    return msgspec.json.encode({"error": error})
