@@ -1,6 +1,7 @@
 """The tree and its proofs agree with the public vectors of certificate-transparency and transparency-dev."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_appending_completes_the_known_nodes():
 
 def test_the_known_nodes_fold_from_the_nodes_below():
     """A level is the pairwise hash of the one below it."""
-    for below, above in zip(NODES, NODES[1:], strict=False):
+    for below, above in pairwise(NODES):
         assert [node_hash(*pair) for pair in zip(below[::2], below[1::2], strict=True)] == above
     assert complete_root(LEAVES) == ROOTS[8]
 
