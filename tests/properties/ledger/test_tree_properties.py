@@ -163,7 +163,10 @@ def test_the_tiles_rebuild_the_root_of_the_frontier(tiled, position):
     """At every size, the named tiles are enough for the frontier, the root and any inclusion proof."""
     full, _, _ = tiled
     index, size = position
-    partial = {tile.id: tile.hashes for tile in Tiler.resume(size, full.__getitem__, LEAVES[size - size % 256 : size]).partials()}
+    partial = {
+        tile.id: tile.hashes
+        for tile in Tiler.resume(size, full.__getitem__, LEAVES[size - size % 256 : size]).partials()
+    }
     named = {*peak_tiles(size), *tiles_holding(inclusion_nodes(index, size), size)}
     tiles = {tile: (full | partial)[tile] for tile in named}
     reader = TileReader(size, tiles.__getitem__)
