@@ -1,0 +1,40 @@
+"""A stranger's install: what the wheel alone can do, in an empty folder."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wwwmarket import __version__
+
+pytestmark = pytest.mark.slow
+
+
+def run(program: Path, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WWWMARKET", "XDG"))}
+    return subprocess.run(
+        [program, *arguments], cwd=home, env=environment | {"HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False,
+    )
+
+
+def test_a_strangers_install_says_its_version(installed_wheel, tmp_path):
+    """The installed program runs without the checkout, and is this version."""
+    done = run(installed_wheel, "--version", home=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"wwwmarket {__version__}\n", "")
+
+
+def test_every_command_of_a_strangers_install_can_be_read(installed_wheel, tmp_path):
+    """Each command's help shows, so nothing that it imports is missing from the wheel."""
+    from wwwmarket.cli import COMMANDS
+
+    for command in COMMANDS:
+        done = run(installed_wheel, command, "--help", home=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_install_owns_no_top_level_name_but_its_own(installed_wheel, tmp_path):
+    """Beside the package and its metadata, the wheel leaves nothing in site-packages."""
+    python = installed_wheel.with_name("python")
+    probe = "import importlib.util as u; print([n for n in ('contracts', 'migrations', 'tests', 'loadtests') if u.find_spec(n)])"
+    assert run(python, "-I", "-c", probe, home=tmp_path).stdout == "[]\n"
