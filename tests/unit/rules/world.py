@@ -201,9 +201,15 @@ def make_genesis(**changes) -> Genesis:
 class Ledger:
     """A state, and what each person needs in order to add to it."""
 
-    def __init__(self, genesis: Genesis | None = None) -> None:
-        self.state = State(REGISTRY)
-        self.submit(OPERATOR, genesis or make_genesis())
+    def __init__(self, state: State | None = None) -> None:
+        self.state = state or State(REGISTRY)
+
+    @classmethod
+    def begun(cls, **changes) -> "Ledger":
+        """With a genesis, as ``make_genesis`` makes it."""
+        ledger = cls()
+        ledger.submit(OPERATOR, make_genesis(**changes))
+        return ledger
 
     def entry(self, author: KeyPair, body: Body) -> Checked:
         """The author's next entry, through bytes and all checks, not yet applied."""

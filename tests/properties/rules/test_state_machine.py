@@ -1,0 +1,212 @@
+"""The state against a model of dictionaries that a child could check."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+
+from tests.unit.rules.world import (
+    CLIENT,
+    NOW,
+    PEOPLE,
+    PROVIDER,
+    REGISTRY,
+    RIVAL,
+    Ledger,
+    make_ask,
+    make_attestation,
+    make_award,
+    make_bid,
+    make_offer,
+    make_receipt,
+    make_settlement,
+    prices,
+    usage,
+)
+from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.quantity import Slo
+from wwwmarket.domain.records import Transfer, Withdrawal
+from wwwmarket.rules.state import State
+
+GRANT = 1_000_000
+people = st.sampled_from(PEOPLE)
+providers = st.sampled_from((PROVIDER, RIVAL, CLIENT))
+
+
+class Market(RuleBasedStateMachine):
+    """``free``, ``bonds`` and ``locks`` are the whole truth: who has what, under which offer, for which award."""
+
+    offers = Bundle("offers")
+    awards = Bundle("awards")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger.begun()
+        self.free = {person.account: GRANT for person in PEOPLE}
+        self.bonds = {}
+        self.locks = {}
+        self.settled = []
+
+    @property
+    def now_ms(self) -> int:
+        return self.ledger.state.now_ms
+
+    def attempt(self, author, body, *, allowed: bool):
+        """Submit; the ledger must agree with the model on whether that is allowed. Returns the entry's id, or None."""
+        before, name, refusal = self.ledger.state.root(), None, None
+        try:
+            name = self.ledger.submit(author, body).checked.id
+        except Refusal as answer:
+            refusal = answer
+        assert (refusal is None) == allowed, refusal or body
+        assert refusal is None or self.ledger.state.root() == before
+        return name
+
+    @rule(author=people, to=people, amount=st.integers(1, 50) | st.integers(GRANT - 50, 2 * GRANT))
+    def transfer(self, author, to, amount):
+        allowed = author is not to and self.free[author.account] >= amount
+        if self.attempt(author, Transfer(to=to.account, amount_micro=amount), allowed=allowed):
+            self.free[author.account] -= amount
+            self.free[to.account] += amount
+
+    @rule(target=offers, author=providers, bond=st.integers(0, 10) | st.just(GRANT), life_ms=st.integers(-2, 100_000))
+    def offer(self, author, bond, life_ms):
+        body = make_offer(bond_micro=bond, valid_from_ms=NOW - 10, valid_until_ms=self.now_ms + life_ms)
+        allowed = life_ms > 0 and self.free[author.account] >= bond
+        name = self.attempt(author, body, allowed=allowed)
+        if name is None:
+            return multiple()
+        self.free[author.account] -= bond
+        self.bonds[name] = (author, bond, body)
+        return name
+
+    @rule(author=people, offer=offers)
+    def withdraw(self, author, offer):
+        allowed = offer in self.bonds and self.bonds[offer][0] is author
+        if self.attempt(author, Withdrawal(offer=offer), allowed=allowed):
+            self.free[author.account] += self.bonds.pop(offer)[1]
+
+    @rule(
+        target=awards,
+        offer=offers,
+        rival=st.none() | offers,
+        claim_ms=st.integers(-1, 30_000),
+        life_ms=st.integers(1, 60_000),
+        dear=st.booleans(),
+    )
+    def award(self, offer, rival, claim_ms, life_ms, dear):
+        if offer not in self.bonds or (rival is not None and rival not in self.bonds):
+            return multiple()
+        provider, _, listed = self.bonds[offer]
+        size = 30_000 if dear else 1_000
+        bid = make_bid(
+            max_input_tokens=size,
+            max_output_tokens=10,
+            expected_output_tokens=10,
+            max_price_micro=10**9,
+            slo=Slo(ttft_ms=1_000, tpot_ms=1_000),
+            expires_ms=self.now_ms + 5,
+        )
+        winner = make_ask(provider, bid, offer)
+        runner_up = None
+        if rival is not None:
+            runner_up = make_ask(self.bonds[rival][0], bid, rival, prices=prices(150_000, 40_000, 500_000))
+        claim_after_ms = self.now_ms + claim_ms
+        body = make_award(
+            bid, winner, listed, runner_up, claim_after_ms=claim_after_ms, expires_ms=claim_after_ms + life_ms
+        )
+        allowed = (
+            claim_ms >= 0
+            and self.free[CLIENT.account] >= body.locked_micro
+            and (rival is None or self.bonds[rival][0] is not provider)
+        )
+        name = self.attempt(CLIENT, body, allowed=allowed)
+        if name is None:
+            return multiple()
+        self.free[CLIENT.account] -= body.locked_micro
+        self.locks[name] = (provider, body)
+        return name
+
+    @rule(
+        award=awards,
+        author=people,
+        receipt=st.booleans(),
+        outcome=st.sampled_from(["completed", "cancelled", "failed"]),
+        counts=st.tuples(*[st.integers(0, 1_500)] * 3),
+    )
+    def settle(self, award, author, receipt, outcome, counts):
+        provider, body = self.locks.get(award, (PROVIDER, None))
+        counted = usage(*((0, 0, 0) if outcome == "failed" else counts))
+        attestation = make_attestation(provider, award, outcome=outcome, usage=counted)
+        settlement = make_settlement(
+            award, attestation, make_receipt(CLIENT, award, usage=counted) if receipt else None
+        )
+        allowed = (
+            body is not None
+            and author in {CLIENT, provider}
+            and (receipt or outcome == "failed" or (author is provider and self.now_ms >= body.claim_after_ms))
+        )
+        if self.attempt(author, settlement, allowed=allowed):
+            paid = 0 if outcome == "failed" else min(self.price_of(body, *counts), body.locked_micro)
+            self.free[CLIENT.account] += body.locked_micro - paid
+            self.free[provider.account] += paid
+            del self.locks[award]
+            self.settled.append(award)
+
+    @staticmethod
+    def price_of(body, input_tokens, cached, output_tokens):
+        input_tokens, output_tokens = min(input_tokens, body.bid.max_input_tokens), min(output_tokens, 10)
+        cached = min(cached, input_tokens)
+        whole = (
+            (input_tokens - cached) * body.prices.input_micro_per_mtok
+            + cached * body.prices.cached_input_micro_per_mtok
+            + output_tokens * body.prices.output_micro_per_mtok
+        )
+        return (whole + 999_999) // 1_000_000
+
+    @rule(step_ms=st.integers(0, 40_000))
+    def mark(self, step_ms):
+        self.ledger.mark(self.now_ms + step_ms)
+        for name, (_, body) in list(self.locks.items()):
+            if body.expires_ms <= self.now_ms:
+                self.free[CLIENT.account] += body.locked_micro
+                del self.locks[name]
+        for name, (author, bond, body) in list(self.bonds.items()):
+            if body.valid_until_ms <= self.now_ms:
+                self.free[author.account] += bond
+                del self.bonds[name]
+
+    @rule()
+    def restart(self):
+        """A replica that starts from a snapshot goes on in the ledger's place."""
+        state = self.ledger.state
+        self.ledger = Ledger(State.restore(REGISTRY, state.snapshot(), state.root()))
+
+    @invariant()
+    def the_state_is_the_model(self):
+        state = self.ledger.state
+        locked = sum(body.locked_micro for _, body in self.locks.values())
+        for person in PEOPLE:
+            account = state.account(person.account)
+            bonded = sum(bond for author, bond, _ in self.bonds.values() if author is person)
+            assert account.available_micro == self.free[person.account] >= 0
+            assert account.locked_micro == (locked if person is CLIENT else 0)
+            assert account.bonded_micro == bonded
+        assert set(state.offers()) == set(self.bonds)
+        assert set(state.awards()) == set(self.locks)
+
+    @invariant()
+    def credits_are_conserved(self):
+        held = (a.available_micro + a.locked_micro + a.bonded_micro for a in self.ledger.state.accounts().values())
+        assert sum(held) == self.ledger.state.total_micro == GRANT * len(PEOPLE)
+
+    @invariant()
+    def nothing_is_locked_past_its_expiry(self):
+        assert all(opened.award.expires_ms > self.now_ms for opened in self.ledger.state.awards().values())
+
+    @invariant()
+    def an_award_settles_once(self):
+        assert len(set(self.settled)) == len(self.settled)
+
+
+Market.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestMarket = Market.TestCase
