@@ -21,6 +21,8 @@ from wwwmarket.ports.transport import RequestHandler, StreamHandler
 
 ALPN: Final = b"wwwmarket/1"
 _ADDRESSES_MAX: Final = 8
+_CLOSE_S: Final = 1.0
+"""For telling peers goodbye; QUIC would wait three seconds for one that never answered a dial."""
 _DEFAULT: Final = TransportLimits()
 
 
@@ -44,7 +46,7 @@ class IrohTransport:
         self._advertised = advertised
         self._reception = Reception(limits)
         self._links = Links(node, limits.handshake_timeout_ms / 1000, asyncio.get_running_loop().time)
-        self._dials: dict[NodeId, asyncio.Task[Link]] = {}
+        self._dials: dict[NodeAddress, asyncio.Task[Link]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = 0
         self._closed = False
@@ -132,7 +134,9 @@ class IrohTransport:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._links.close()
-        await self._endpoint.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._endpoint.close()
 
     def _check_size(self, message: bytes) -> None:
         if len(message) > self._limits.frame_bytes_max:
@@ -146,29 +150,32 @@ class IrohTransport:
     # Dialling
 
     async def _link(self, peer: NodeAddress) -> Link:
-        """The connection to ``peer``: the one there is, or a new one, dialled once however many wait for it."""
+        """The connection to ``peer``: the one there is, or a new one, dialled once however many wait for it.
+
+        A dial to where the peer once was does not hold up one to where it is now.
+        """
         if self._closed:
             raise Unavailable("this transport is closed", retry_after_ms=RETRY_MS)
         link = self._links.best(peer.node)
         if link is not None and not link.closed:
             return link
-        dial = self._dials.get(peer.node)
+        dial = self._dials.get(peer)
         if dial is None:
-            dial = self._dials[peer.node] = asyncio.ensure_future(self._dial(peer))
-            dial.add_done_callback(lambda done: self._dialled(peer.node, done))
+            dial = self._dials[peer] = asyncio.ensure_future(self._dial(peer))
+            dial.add_done_callback(lambda done: self._dialled(peer, done))
         await asyncio.wait({dial})
         if dial.cancelled():
             raise Unavailable("this transport is closed", retry_after_ms=RETRY_MS)
         return dial.result()
 
-    def _dialled(self, peer: NodeId, dial: asyncio.Task[Link]) -> None:
+    def _dialled(self, peer: NodeAddress, dial: asyncio.Task[Link]) -> None:
         del self._dials[peer]
         if not dial.cancelled():
             dial.exception()
 
     async def _dial(self, peer: NodeAddress) -> Link:
-        if len(self._links) >= self._limits.connections_max:
-            raise Unavailable(f"{len(self._links)} connections are open, the limit", retry_after_ms=RETRY_MS)
+        if len(self._links) + len(self._dials) > self._limits.connections_max:
+            raise Unavailable("no further connection may be open", retry_after_ms=RETRY_MS)
         try:
             async with asyncio.timeout(self._limits.handshake_timeout_ms / 1000):
                 hints = [text for text in await sockets.resolve(peer.sockets) if self._dialable(text)]

@@ -53,11 +53,13 @@ class IrohStream:
         async with self._send_turn:
             if self._written is not None:
                 await self._outcome(self._written)
+            self._check()
             self._written = self._start(self._sending.write_all(frame(payload)))
             await self._outcome(self._written)
 
     async def receive(self) -> bytes | None:
         async with self._receive_turn:
+            self._check()
             while (received := await self._next_frame()) is None:
                 if self._ended:
                     return None
@@ -119,10 +121,11 @@ class IrohStream:
         if calls:
             await asyncio.wait(calls)
 
-    def _start(self, call: Coroutine[None, None, T]) -> asyncio.Task[T]:
+    def _check(self) -> None:
         if self._released:
-            call.close()
             raise Unavailable("the stream was aborted", retry_after_ms=RETRY_MS)
+
+    def _start(self, call: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(call)
         task.add_done_callback(_seen)
         return task
@@ -130,8 +133,7 @@ class IrohStream:
     async def _outcome(self, call: asyncio.Task[T]) -> T:
         """Wait without owning: a cancelled caller leaves ``call`` running."""
         await asyncio.wait({call})
-        if call.cancelled():
-            raise Unavailable("the stream was aborted", retry_after_ms=RETRY_MS)
+        self._check()
         try:
             return call.result()
         except iroh.IrohError as error:
