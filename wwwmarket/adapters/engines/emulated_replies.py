@@ -37,7 +37,7 @@ class CompletionRequest(Struct):
 
     model: str = ""
     messages: list[_Message] = []
-    prompt: str | list[int] | list[str] = ""
+    prompt: str | list[int | str] = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: _Positive | None = None
