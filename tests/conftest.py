@@ -22,7 +22,11 @@ settings.load_profile("ci" if IN_CI else "local")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test of another project's tools where they are missing; in CI nothing may be missing."""
     for marker in item.iter_markers("foreign"):
-        missing = [tool for tool in marker.args if not (shutil.which(tool) or Path(tool).is_absolute() and Path(tool).exists())]
+        missing = [
+            tool
+            for tool in marker.args
+            if not (shutil.which(tool) or (Path(tool).is_absolute() and Path(tool).exists()))
+        ]
         if missing and IN_CI:
             pytest.fail(f"missing in CI: {', '.join(missing)}", pytrace=False)
         if missing:
@@ -49,7 +53,9 @@ def _children() -> list[str]:
         for child in listing.read_text().split():
             command = Path("/proc", child, "cmdline")
             if command.exists():
-                found.append(command.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or f"zombie {child}")
+                found.append(
+                    command.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or f"zombie {child}"
+                )
     return found
 
 
@@ -59,7 +65,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
-        check=True, capture_output=True, text=True,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     (built,) = folder.glob("*.whl")
     return built
@@ -73,6 +81,7 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     subprocess.run([sys.executable, "-m", "venv", venv], check=True, cwd=elsewhere)
     subprocess.run(
         [venv / "bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[engines]"],
-        check=True, cwd=elsewhere,
+        check=True,
+        cwd=elsewhere,
     )
     return venv / "bin/wwwmarket"

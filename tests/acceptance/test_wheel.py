@@ -12,9 +12,17 @@ pytestmark = pytest.mark.slow
 
 
 def run(program: Path, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WWWMARKET", "XDG"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "WWWMARKET", "XDG"))
+    }
     return subprocess.run(
-        [program, *arguments], cwd=home, env=environment | {"HOME": str(home)}, capture_output=True, text=True, timeout=60, check=False,
+        [program, *arguments],
+        cwd=home,
+        env=environment | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
