@@ -3,7 +3,7 @@
 import pytest
 
 from wwwmarket.domain.errors import Malformed
-from wwwmarket.ledger.merkle import EMPTY_ROOT, SIZE_MAX, Frontier, root_of
+from wwwmarket.ledger.merkle import EMPTY_ROOT, SIZE_MAX, Frontier, node_hash, root_of
 from wwwmarket.ledger.proofs import consistency_proof, inclusion_proof, verify_consistency, verify_inclusion
 
 HASH, OTHER = bytes(32), bytes([1] * 32)
@@ -40,9 +40,9 @@ def test_no_inclusion_is_proven_of_a_leaf_that_is_not_there(index, size):
 @pytest.mark.parametrize(("old", "new"), [(2, 1), (-1, 1), (1, SIZE_MAX + 1)])
 def test_no_tree_is_proven_to_shrink(old, new):
     """Neither made nor verified: growth to fewer leaves, or beyond all bounds."""
-    with pytest.raises(Malformed):
+    with pytest.raises(Malformed, match="cannot begin"):
         consistency_proof(old, new, unread)
-    with pytest.raises(Malformed):
+    with pytest.raises(Malformed, match="cannot begin"):
         verify_consistency(old, new, HASH, HASH, [HASH])
 
 
@@ -63,6 +63,31 @@ def test_a_proof_of_a_million_hashes_is_refused_as_too_long():
         verify_inclusion(0, 1, HASH, long, HASH)
     with pytest.raises(Malformed, match="too long"):
         verify_consistency(1, 2, HASH, HASH, long)
+
+
+def test_a_byte_moved_from_one_hash_to_the_next_is_refused():
+    """The bytes under a node stay the same when its children are cut elsewhere, so only whole hashes are taken."""
+    leaf, beside = bytes(range(32)), bytes(range(32, 64))
+    root = node_hash(leaf, beside)
+    verify_inclusion(0, 2, leaf, [beside], root)
+    verify_consistency(1, 2, leaf, root, [beside])
+    short, long = leaf[:-1], leaf[-1:] + beside
+    assert node_hash(short, long) == root
+    with pytest.raises(Malformed):
+        verify_inclusion(0, 2, short, [long], root)
+    with pytest.raises(Malformed):
+        verify_consistency(1, 2, short, root, [long])
+
+
+def test_one_size_with_two_roots_is_refused_as_such():
+    """Two roots for one size are a fork, and no proof makes them one tree; nor does a proof of another old root."""
+    with pytest.raises(Malformed, match="two different roots"):
+        verify_consistency(3, 3, HASH, OTHER, [])
+    leaves = [bytes([index] * 32) for index in range(4)]
+    proof = [leaves[2], leaves[3], node_hash(*leaves[:2])]
+    verify_consistency(3, 4, root_of(leaves[:3]), root_of(leaves), proof)
+    with pytest.raises(Malformed, match="old root"):
+        verify_consistency(3, 4, OTHER, root_of(leaves), proof)
 
 
 def test_a_proof_that_leads_to_another_root_names_its_reason():

@@ -13,6 +13,7 @@ from wwwmarket.ledger.note import (
     Cosigner,
     NoteSignature,
     Signer,
+    VerifierKey,
     encode_note,
     open_note,
     parse_note,
@@ -42,6 +43,20 @@ def test_a_verifier_key_is_read_as_it_was_written():
     """The text of a key of either type gives the key."""
     for key in KEYS:
         assert parse_verifier_key(key.text) == key
+
+
+@pytest.mark.parametrize("name", ["", "log example", "log\u2003example", "log\u0001example"])
+def test_a_verifier_key_whose_name_no_signature_line_can_hold_is_refused(name):
+    """An empty name, or one with a space, is refused although the id fits it."""
+    text = VerifierKey(name=name, account=KEY.account).text
+    with pytest.raises(Malformed, match="not a verifier key"):
+        parse_verifier_key(text)
+
+
+def test_signature_lines_without_a_text_are_not_a_note():
+    """A blank line stands between text and signatures."""
+    with pytest.raises(Malformed, match="blank line"):
+        parse_note(SIGNER.sign("\n").line.encode())
 
 
 def test_one_key_in_two_uses_has_two_ids():

@@ -86,8 +86,14 @@ def test_the_largest_tree_has_its_top_tile_on_the_last_level():
 def test_a_node_that_the_tree_does_not_have_is_refused(level, index):
     """Beyond the edge, or not complete: no such node is read."""
     reader = TileReader(5, lambda _: b"".join(LEAVES))
-    with pytest.raises(Malformed):
+    with pytest.raises(Malformed, match="no complete node"):
         reader(level, index)
+
+
+def test_a_tree_beyond_all_bounds_has_no_nodes():
+    """More than 2^63 - 1 leaves are in no tree."""
+    with pytest.raises(Malformed, match="no complete node"):
+        TileReader(SIZE_MAX + 1, pytest.fail)(0, 0)
 
 
 @pytest.mark.parametrize("length", [0, 4 * 32, 5 * 32 - 1, 6 * 32])
