@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from tests.unit.rules.world import (
     CLIENT,
@@ -28,6 +28,7 @@ from wwwmarket.domain.records import Transfer, Withdrawal
 from wwwmarket.rules.state import State
 
 GRANT = 1_000_000
+DAY_MS = 86_400_000
 people = st.sampled_from(PEOPLE)
 providers = st.sampled_from((PROVIDER, RIVAL, CLIENT))
 
@@ -61,6 +62,11 @@ class Market(RuleBasedStateMachine):
         assert refusal is None or self.ledger.state.root() == before
         return name
 
+    @initialize(target=offers)
+    def market_opens(self):
+        """Each provider has an offer for the whole day, so that there is something to award."""
+        return multiple(*(self.list_offer(provider, 5, DAY_MS) for provider in (PROVIDER, RIVAL, CLIENT)))
+
     @rule(author=people, to=people, amount=st.integers(1, 50) | st.integers(GRANT - 50, 2 * GRANT))
     def transfer(self, author, to, amount):
         allowed = author is not to and self.free[author.account] >= amount
@@ -70,13 +76,16 @@ class Market(RuleBasedStateMachine):
 
     @rule(target=offers, author=providers, bond=st.integers(0, 10) | st.just(GRANT), life_ms=st.integers(-2, 100_000))
     def offer(self, author, bond, life_ms):
+        name = self.list_offer(author, bond, life_ms)
+        return multiple() if name is None else name
+
+    def list_offer(self, author, bond, life_ms):
         body = make_offer(bond_micro=bond, valid_from_ms=NOW - 10, valid_until_ms=self.now_ms + life_ms)
         allowed = life_ms > 0 and self.free[author.account] >= bond
         name = self.attempt(author, body, allowed=allowed)
-        if name is None:
-            return multiple()
-        self.free[author.account] -= bond
-        self.bonds[name] = (author, bond, body)
+        if name is not None:
+            self.free[author.account] -= bond
+            self.bonds[name] = (author, bond, body)
         return name
 
     @rule(author=people, offer=offers)
@@ -128,7 +137,7 @@ class Market(RuleBasedStateMachine):
 
     @rule(
         award=awards,
-        author=people,
+        author=st.sampled_from((CLIENT, PROVIDER, RIVAL)),
         receipt=st.booleans(),
         outcome=st.sampled_from(["completed", "cancelled", "failed"]),
         counts=st.tuples(*[st.integers(0, 1_500)] * 3),
@@ -208,5 +217,5 @@ class Market(RuleBasedStateMachine):
         assert len(set(self.settled)) == len(self.settled)
 
 
-Market.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+Market.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestMarket = Market.TestCase
