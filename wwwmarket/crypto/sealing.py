@@ -5,7 +5,7 @@ fresh key of the gateway and the offer's sealing key. Frames are numbered in the
 repeated, reordered or turned round, and the last one says that it is the last, so none can be cut off.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey
@@ -28,6 +28,12 @@ class SealingPair:
         assert len(seed) == PrivateKey.SEED_SIZE
         self._private = PrivateKey.from_seed(seed)
         self.public: Final = SealingKey(bytes(self._private.public_key).hex())
+
+    def __repr__(self) -> str:
+        return f"SealingPair({self.public})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a sealing key is neither pickled nor copied")
 
     def channel(self, peer: SealingKey, side: Literal["gateway", "provider"]) -> "Channel":
         """Raises Malformed when ``peer`` is not a usable key (a point of small order)."""

@@ -5,7 +5,7 @@ libsodium, through PyNaCl, decides whether an Ed25519 signature is valid, everyw
 What is signed is always a tagged digest (``crypto.digest``), never raw bytes, save the notes of C2SP.
 """
 
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
@@ -24,7 +24,7 @@ SEED_BYTES: Final = 32
 
 
 class KeyPair:
-    """An Ed25519 key (RFC 8032). Its ``repr`` never shows the private half."""
+    """An Ed25519 key (RFC 8032). Neither its ``repr`` nor a pickle ever shows the private half."""
 
     __slots__ = ("_secret", "account")
 
@@ -35,6 +35,9 @@ class KeyPair:
 
     def __repr__(self) -> str:
         return f"KeyPair({self.account})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a key is neither pickled nor copied; crypto.keyfile keeps it")
 
     @property
     def seed(self) -> bytes:

@@ -7,8 +7,8 @@ from typing import Annotated, Final, NewType
 
 from msgspec import Meta
 
-_Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-_Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
+_Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 AccountId = NewType("AccountId", _Hex32)
 """An Ed25519 public key (RFC 8032), 32 bytes as lower-case hex: whoever holds the private half is the account."""

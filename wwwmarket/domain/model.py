@@ -7,8 +7,8 @@ from msgspec import Meta
 from wwwmarket.domain.quantity import Tokens
 from wwwmarket.domain.shape import Value
 
-ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
-Label: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+ -]{0,63}$")]
+ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z")]
+Label: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+ -]{0,63}\Z")]
 Precision: TypeAlias = Literal["unknown", "fp32", "fp16", "bf16", "fp8", "int8", "fp4", "int4"]
 
 

@@ -15,9 +15,9 @@ from wwwmarket.domain.shape import Record, Value
 
 T = TypeVar("T")
 
-Origin: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}$")]
+Origin: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}\Z")]
 """Name of a log (C2SP tlog-checkpoint, origin line)."""
-SocketAddress: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:\[\]-]{3,64}$")]
+SocketAddress: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:\[\]-]{3,64}\Z")]
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
 
 
