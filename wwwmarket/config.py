@@ -72,10 +72,15 @@ class NodeConfig:
     ledger: LedgerConfig = LedgerConfig()
     offer_validity_ms: int = 24 * 3_600_000
     """An offer outlives a crash of its provider by at most this; it is renewed while the provider serves."""
+    client_first_ms: int = 2_000
+    """Ledger time that a provider gives the client to settle first, when it could settle as well."""
+    claim_retry_ms: int = 5_000
     engine_poll_ms: int = 250
     """How old an engine's live state may be; an older one is unknown, and an unknown engine asks nothing."""
     drain_ms: int = 30_000
     """How long a leaving node waits for what it has in flight."""
+    catch_up_ms: int = 60_000
+    """How long a joining node may take to read the ledger before it says that it cannot."""
     submit_timeout_ms: int = 5_000
     in_flight_max: int = 512
     """Requests that one gateway carries at once; beyond it 429."""

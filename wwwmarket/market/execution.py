@@ -13,7 +13,7 @@ from wwwmarket.domain.errors import Conflict, Forbidden, Stale, Unauthorised
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import EngineFingerprint
 from wwwmarket.domain.quantity import NO_USAGE, Count, Millis, Usage
-from wwwmarket.domain.records import Attestation, Award, Inclusion, Offer, Origin, Outcome, Signed
+from wwwmarket.domain.records import Attestation, Award, Inclusion, Origin, Outcome, Signed
 from wwwmarket.domain.shape import Value
 
 
@@ -122,36 +122,30 @@ class Attest(Value):
 Effect: TypeAlias = RunEngine | KeepAward | SendStart | SendPiece | AbortEngine | Attest
 
 
-def check_award(award: Award, by: AccountId, own: AccountId, offer: Offer | None, at_ms: int) -> None:
+def check_award(award: Award, by: AccountId, own: AccountId, at_ms: int) -> None:
     """The numbered checks of an award that a client hands over. What the ledger checks as well is left to the ledger.
 
-    1. The award is signed by the client of its bid.       (Unauthorised)
-    2. Its winning ask is this provider's.                 (Forbidden)
-    3. The ask is of an offer that is still on the market. (Stale)
-    4. The ask answers this very bid.                      (Conflict)
-    5. The client paid at least what was asked.            (Conflict)
-    6. The award can still be settled.                     (Stale)
-
-    The ask's own signature needs no check against ``own`` beyond 2: the ledger verifies it, and nothing leaves before
-    the ledger's promise.
+    1. The award is signed by the client of its bid. (Unauthorised)
+    2. Its winning ask is this provider's.           (Forbidden)
+    3. The ask answers this very bid.                (Conflict)
+    4. The client pays at least what was asked.      (Conflict)
+    5. The award can still be executed and settled.  (Stale)
     """
     ask = award.winner.body
     if by != award.bid.client:
         raise Unauthorised("the award is not signed by the client of its bid", reason="award_1")
     if award.winner.signer != own:
         raise Forbidden("the award is to another provider", reason="award_2")
-    if offer is None:
-        raise Stale("the offer behind this award is no longer on the market", reason="award_3")
     if ask.bid != digests.digest(award.bid):
-        raise Conflict("the winning ask answers another bid", reason="award_4")
+        raise Conflict("the winning ask answers another bid", reason="award_3")
     if (
         award.prices.input_micro_per_mtok < ask.prices.input_micro_per_mtok
         or award.prices.cached_input_micro_per_mtok < ask.prices.cached_input_micro_per_mtok
         or award.prices.output_micro_per_mtok < ask.prices.output_micro_per_mtok
     ):
-        raise Conflict("the award pays less than was asked", reason="award_5")
+        raise Conflict("the award pays less than was asked", reason="award_4")
     if at_ms >= award.claim_after_ms:
-        raise Stale("the award is too old to be executed", reason="award_6")
+        raise Stale("the award is too old to be executed", reason="award_5")
 
 
 class Executor:

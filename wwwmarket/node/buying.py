@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.digest import request_digest
-from wwwmarket.crypto.signing import Verified
-from wwwmarket.domain.errors import InsufficientCredit, Malformed, NotFound, Refusal, Unavailable
+from wwwmarket.crypto.signing import Verified, VerifiedEntry
+from wwwmarket.domain.errors import Conflict, InsufficientCredit, Malformed, NotFound, Refusal, Unavailable
 from wwwmarket.domain.model import ModelRequirement
 from wwwmarket.domain.records import (
     Award,
@@ -31,7 +31,7 @@ _log = logging.getLogger("wwwmarket.buying")
 
 class Buying:
     def __init__(self, purse: Purse) -> None:
-        self._purse = purse
+        self.purse = purse
         self._deliveries: set[asyncio.Task[None]] = set()
 
     @property
@@ -45,14 +45,14 @@ class Buying:
 
     async def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
         """See ``node.service.Service.purchase``."""
-        salt = self._purse.entropy.bytes(32)
+        salt = self.purse.entropy.bytes(32)
         bid = self._bid(purchase, salt)
         decision = await self.hold_auction(
-            signing.sign(self._purse.author.key(purchase.account), bid), purchase.preferences
+            signing.sign(self.purse.author.key(purchase.account), bid), purchase.preferences
         )
         goods = Goods(path=purchase.path, request=purchase.request, salt=salt)
-        delivery = Delivery(self._purse, self._buyer(decision), decision, goods)
-        async with contextlib.aclosing(self._stream(delivery, award.Begun(at_ms=self._purse.clock.now_ms()))) as events:
+        delivery = Delivery(self.purse, self._buyer(decision), decision, goods)
+        async with contextlib.aclosing(self._stream(delivery, award.Begun(at_ms=self.purse.clock.now_ms()))) as events:
             async for event in events:
                 yield event
 
@@ -64,7 +64,7 @@ class Buying:
             InsufficientCredit: the account could not even lock the cheapest of them.
             Unavailable: nobody eligible asked.
         """
-        purse = self._purse
+        purse = self.purse
         begun = purse.clock.monotonic_ms()
         drawn = self._draw(bid.body, preferences)
         machine = auction.Auction(bid.body, drawn, purse.rule, ask_timeout_ms=purse.config.auction.ask_timeout_ms)
@@ -77,12 +77,31 @@ class Buying:
 
     def propose(self, decision: Decision) -> Award:
         """The award that the auction comes to, for a client that signs for itself."""
-        effects = self._buyer(decision).step(award.Begun(at_ms=self._purse.clock.now_ms()))
+        effects = self._buyer(decision).step(award.Begun(at_ms=self.purse.clock.now_ms()))
         (proposal,) = [effect for effect in effects if isinstance(effect, award.SignAward)]
         return proposal.award
 
+    async def accept(
+        self, decision: Decision, entry: VerifiedEntry, terms: Award, goods: Goods
+    ) -> AsyncGenerator[DeliveryEvent]:
+        """Execute an award that its client signed itself; there is one attempt, since another needs another signature.
+
+        Raises:
+            Conflict: the award's winner was not eligible in this auction.
+        """
+        winning = [one for one in self._contenders(decision) if one.ask.signed == terms.winner]
+        if not winning:
+            raise Conflict("the award's winner did not win this auction", param="winner")
+        machine = award.Buyer(decision.bid, tuple(winning), decision.decided.digests, self.purse.rule, self._terms())
+        delivery = Delivery(self.purse, machine, decision, goods)
+        delivery.signed(entry, terms, self.purse.submit(entry), attempt=1)
+        adopted = award.Adopted(at_ms=self.purse.clock.now_ms(), award=entry.id)
+        async with contextlib.aclosing(self._stream(delivery, adopted)) as events:
+            async for event in events:
+                yield event
+
     def _bid(self, purchase: Purchase, salt: bytes) -> Bid:
-        purse, wants = self._purse, purchase.preferences
+        purse, wants = self.purse, purchase.preferences
         tokens = estimate(
             prompt_bytes=purchase.prompt_bytes,
             messages=purchase.messages,
@@ -109,7 +128,7 @@ class Buying:
 
     def _draw(self, bid: Bid, preferences: Preferences) -> Sequence[auction.Candidate]:
         """Oneself if eligible, and a few random others: those whose list prices could never fit are not asked."""
-        purse = self._purse
+        purse = self.purse
         everyone = purse.candidates(bid.model.name)
         if not everyone:
             raise NotFound(f"no provider offers {bid.model.name}; GET /v1/models lists what is offered", param="model")
@@ -126,7 +145,7 @@ class Buying:
         offer = candidate.listed.offer
         fits = bid.max_input_tokens + bid.max_output_tokens <= offer.model.context_tokens
         precise = not bid.model.precisions or offer.model.precision in bid.model.precisions
-        return fits and precise and offer.valid_until_ms > self._purse.clock.now_ms()
+        return fits and precise and offer.valid_until_ms > self.purse.clock.now_ms()
 
     def _why_nobody(self, bid: Bid, wanted: Sequence[auction.Candidate]) -> Refusal:
         longest = max((candidate.listed.offer.model.context_tokens for candidate in wanted), default=0)
@@ -141,7 +160,7 @@ class Buying:
         return Unavailable("no offer of this model meets your provider preferences", retry_after_ms=5_000)
 
     async def _run(self, machine: auction.Auction, bid: Verified[Bid]) -> auction.Decided:
-        clock = self._purse.clock
+        clock = self.purse.clock
         events: asyncio.Queue[auction.Event] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         event: auction.Event = auction.Opened(at_ms=clock.now_ms())
@@ -161,14 +180,14 @@ class Buying:
                 task.cancel()
 
     async def _deadline(self, at_ms: int, events: "asyncio.Queue[auction.Event]") -> None:
-        clock = self._purse.clock
+        clock = self.purse.clock
         await clock.sleep_until_ms(clock.monotonic_ms() + at_ms - clock.now_ms())
         await events.put(auction.DeadlineReached(at_ms=at_ms))
 
     async def _ask(
         self, candidate: auction.Candidate, bid: Verified[Bid], events: "asyncio.Queue[auction.Event]"
     ) -> None:
-        purse = self._purse
+        purse = self.purse
         request = messages.AskRequest(offer=candidate.offer, bid=bid.signed)
         try:
             answer = await self._put_to(candidate.listed.offer.address, request)
@@ -180,18 +199,28 @@ class Buying:
         await events.put(event)
 
     async def _put_to(self, address: NodeAddress, request: messages.AskRequest) -> messages.Answer:
-        purse = self._purse
+        purse = self.purse
         if address.node == purse.node:
             if purse.selling is None:
                 raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
-            return await purse.selling.answer(request)
+            return purse.selling.answer(request)
         timeout_ms = purse.config.auction.ask_timeout_ms
         reply = await purse.transport.request(address, canonical.encode(request), timeout_ms=timeout_ms)
         return messages.read_answer(reply)
 
     def _buyer(self, decision: Decision) -> award.Buyer:
-        execution, tries = self._purse.config.execution, self._purse.config.auction.attempts_max
-        terms = award.Terms(
+        contenders = self._contenders(decision)
+        return award.Buyer(decision.bid, contenders, decision.decided.digests, self.purse.rule, self._terms())
+
+    def _contenders(self, decision: Decision) -> tuple[award.Contender, ...]:
+        return tuple(
+            award.Contender(digest=standing.digest, ask=standing.ask, offer=standing.candidate.listed.offer)
+            for standing in decision.decided.standings
+        )
+
+    def _terms(self) -> award.Terms:
+        execution, tries = self.purse.config.execution, self.purse.config.auction.attempts_max
+        return award.Terms(
             attempts_max=tries,
             bound_base_ms=execution.bound_base_ms,
             bound_factor=execution.bound_factor,
@@ -200,11 +229,6 @@ class Buying:
             claim_window_ms=execution.claim_window_ms,
             first_token_slack_ms=execution.first_token_slack_ms,
         )
-        contenders = tuple(
-            award.Contender(digest=standing.digest, ask=standing.ask, offer=standing.candidate.listed.offer)
-            for standing in decision.decided.standings
-        )
-        return award.Buyer(decision.bid, contenders, decision.decided.digests, self._purse.rule, terms)
 
     async def _stream(self, delivery: Delivery, first: award.Event) -> AsyncGenerator[DeliveryEvent]:
         task = asyncio.create_task(delivery.run(first))

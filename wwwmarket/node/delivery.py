@@ -72,6 +72,7 @@ class Purse:
     available_micro: Callable[[AccountId], MicroCredits]
     cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
     settle: Callable[[AccountId, Settlement], None]
+    submit: Callable[[VerifiedEntry], Included]
     observe: Callable[[str, float], None]
 
 

@@ -16,14 +16,24 @@ from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.sealing import Channel, SealingPair
 from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
 from wwwmarket.domain.book import OpenAward
-from wwwmarket.domain.errors import Exhausted, Malformed, Refusal, TooLarge, Unavailable
-from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.errors import (
+    Conflict,
+    Exhausted,
+    InsufficientCredit,
+    Malformed,
+    Refusal,
+    Stale,
+    TooLarge,
+    Unavailable,
+)
+from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import EngineFingerprint
-from wwwmarket.domain.quantity import Millis
-from wwwmarket.domain.records import Attestation, Award, Settlement, Signed
+from wwwmarket.domain.quantity import MicroCredits, Millis
+from wwwmarket.domain.records import Attestation, Award, Offer, Settlement, Signed
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import execution, offer, settlement
 from wwwmarket.node import messages
+from wwwmarket.node.forecasting import Forecasting
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import Engine, EngineRefused, Path, ResponseFinished, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
@@ -56,6 +66,7 @@ class Desk:
     sealing: SealingPair
     engine: Engine
     fingerprint: EngineFingerprint
+    forecasting: Forecasting
     ledger: execution.Ledger
     seller: offer.Seller
     claims: settlement.Claims
@@ -66,12 +77,15 @@ class Desk:
     read_award: Callable[[VerifiedEntry], Award]
     submit: Callable[[Settlement], Awaitable[None]]
     open_award: Callable[[EntryId], OpenAward | None]
-    closing: set[asyncio.Task[None]] = field(default_factory=set)
+    available_micro: Callable[[AccountId], MicroCredits]
+    submitting: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Selling:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._taken: dict[EntryId, Millis] = {}
+        self._changed = asyncio.Event()
 
     async def restore(self) -> None:
         """After a restart: claims go on, and executions that the crash cut off are attested as failed."""
@@ -79,12 +93,35 @@ class Selling:
         for _, body in await desk.store.scan(CLAIM):
             claim = canonical.decode(body, settlement.Claim)
             desk.claims.step(settlement.ClaimMade(claim=claim))
+            self._taken[claim.award] = claim.expires_ms
         for _, body in await desk.store.scan(RUNNING):
             running = canonical.decode(body, RunningAward)
+            self._taken[running.id] = running.award.expires_ms
             attested = execution.lost(desk.key, running.id, running.award, desk.fingerprint, desk.clock.now_ms())
             await self._claim(running.id, running.award, attested)
 
-    async def answer(self, request: messages.AskRequest) -> messages.Answer:
+    def listed(self, name: EntryId, terms: Offer) -> None:
+        """One of our offers stands on the ledger."""
+        self._desk.seller.step(offer.OfferListed(offer=name, terms=terms))
+
+    def unlisted(self, name: EntryId) -> None:
+        self._desk.seller.step(offer.OfferUnlisted(offer=name))
+
+    @property
+    def in_flight(self) -> int:
+        return self._desk.seller.in_flight
+
+    def begin_drain(self) -> None:
+        """Ask for nothing more; what is in flight goes on."""
+        self._desk.seller.step(offer.DrainBegun())
+
+    async def drained(self) -> None:
+        """Wait until nothing is in flight and all that was earned is settled."""
+        while self._desk.seller.in_flight or self._desk.submitting or self._desk.claims.open:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def answer(self, request: messages.AskRequest) -> messages.Answer:
         """A bid's answer: an ask, or a decline with its reason."""
         try:
             bid = signing.verify(request.bid)
@@ -110,13 +147,52 @@ class Selling:
         desk = self._desk
         entry = signing.open_entry(opening.leaf.encode())
         award = desk.read_award(entry)
-        terms = desk.seller.offered(award.winner.body.offer)
-        execution.check_award(award, entry.entry.account, desk.key.account, terms, desk.clock.now_ms())
-        assert terms is not None
-        if not desk.seller.has_room(terms):
-            raise Exhausted("all sequences on offer are busy", retry_after_ms=desk.config.auction.hold_ms)
         channel = desk.sealing.channel(opening.gateway_key, "provider")
-        await _Serving(self, desk, stream, channel, entry.id, award).run()
+        self._recognise(entry, award)
+        self._taken[entry.id] = award.expires_ms
+        try:
+            self._take(award)
+        except Refusal as refusal:
+            await self._turn_away(stream, channel, entry.id, award, refusal)
+        else:
+            try:
+                await _Serving(self, desk, stream, channel, entry.id, award).run()
+            finally:
+                self._changed.set()
+
+    def _recognise(self, entry: VerifiedEntry, award: Award) -> None:
+        """Whether this is ours to answer at all. Nothing is signed or kept for a stranger without an ask and funds.
+
+        Once for each award: two attestations of one award would let its client choose the one that pays less.
+        """
+        desk, now_ms = self._desk, self._desk.clock.now_ms()
+        for old in [name for name, expires_ms in self._taken.items() if expires_ms < now_ms]:
+            del self._taken[old]
+        if entry.id in self._taken:
+            raise Conflict("this award is being executed, or was", reason="taken")
+        execution.check_award(award, entry.entry.account, desk.key.account, now_ms)
+        signing.verify(award.winner)
+        if desk.open_award(entry.id) is None and desk.available_micro(award.bid.client) < award.locked_micro:
+            raise InsufficientCredit("the client cannot lock what this award locks")
+
+    def _take(self, award: Award) -> None:
+        """Raises a Refusal when the award is good, and yet not to be executed here and now."""
+        terms = self._desk.seller.offered(award.winner.body.offer)
+        if terms is None:
+            raise Stale("the offer behind this award is no longer on the market")
+        if not self._desk.seller.has_room(terms):
+            raise Exhausted("all sequences on offer are busy", retry_after_ms=self._desk.config.auction.hold_ms)
+
+    async def _turn_away(
+        self, stream: Stream, channel: Channel, award_id: EntryId, award: Award, refusal: Refusal
+    ) -> None:
+        """Attest at once that nothing was done, so that the client's credits are free again."""
+        now_ms = self._desk.clock.now_ms()
+        attested = execution.lost(self._desk.key, award_id, award, self._desk.fingerprint, now_ms)
+        await self._claim(award_id, award, attested)
+        given = messages.AttestationGiven(attestation=attested, reason=refusal.message[:512])
+        await stream.send(channel.seal(ATTESTED + canonical.encode(given), last=True))
+        await stream.finish()
 
     async def claim(self, award_id: EntryId, award: Award, attest: execution.Attest) -> None:
         await self._claim(award_id, award, attest.attestation)
@@ -159,6 +235,7 @@ class Selling:
                     body = canonical.encode(effect.claim)
                     changes.append(Change(kind=CLAIM, key=effect.claim.award, body=body))
                 case settlement.ForgetClaim():
+                    self._changed.set()
                     changes.append(Change(kind=CLAIM, key=effect.award, body=None))
                 case settlement.SubmitSettlement():
                     submissions.append(effect.settlement)
@@ -166,8 +243,12 @@ class Selling:
             await self._desk.store.write(changes)
         for due in submissions:
             task = asyncio.create_task(self._submit(due))
-            self._desk.closing.add(task)
-            task.add_done_callback(self._desk.closing.discard)
+            self._desk.submitting.add(task)
+            task.add_done_callback(self._submitted)
+
+    def _submitted(self, task: asyncio.Task[None]) -> None:
+        self._desk.submitting.discard(task)
+        self._changed.set()
 
     async def _submit(self, due: Settlement) -> None:
         try:
@@ -191,6 +272,7 @@ class _Serving:
         self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
         self._engine_task: asyncio.Task[None] | None = None
         self._receipt_seen = asyncio.Event()
+        self._output_tokens: int | None = None
         self._machine = execution.Executor(
             desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
         )
@@ -209,10 +291,15 @@ class _Serving:
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
         """One of the sequences on offer, from the award to the attestation."""
+        bid = self._award.bid
         self._desk.seller.step(offer.ExecutionStarted(bid=self._award.winner.body.bid))
+        self._desk.forecasting.started(
+            self._id, input_tokens=bid.input_tokens, output_tokens=bid.expected_output_tokens
+        )
         try:
             yield
         finally:
+            self._desk.forecasting.ended(self._id, self._output_tokens)
             self._desk.seller.step(offer.ExecutionEnded())
 
     async def _work(self, first: execution.Ordered) -> None:
@@ -320,9 +407,12 @@ class _Serving:
                         case ResponseStarted():
                             await put(execution.EngineStarted(at_ms=now_ms(), content_type=said.content_type))
                         case ResponsePiece():
+                            if said.tokens:
+                                self._desk.forecasting.said(self._id)
                             await put(execution.EngineSaid(at_ms=now_ms(), data=said.data, tokens=said.tokens))
                         case ResponseFinished():
                             finished = True
+                            self._output_tokens = said.usage.output_tokens
                             await put(execution.EngineFinished(at_ms=now_ms(), usage=said.usage))
         except EngineRefused as refused:
             await put(execution.EngineRefusedIt(at_ms=now_ms(), status=refused.status, body=refused.body))

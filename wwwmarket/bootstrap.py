@@ -1,0 +1,329 @@
+"""The only place that knows everything: puts adapters under a node, and doors in front of it."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+import msgspec
+from platformdirs import user_data_path
+
+from wwwmarket.adapters.engines.embedded import EmbeddedEngine
+from wwwmarket.adapters.engines.openai_compatible import OpenAiEngine
+from wwwmarket.adapters.keystore import KeyStore, write_new
+from wwwmarket.adapters.storage import SqlStore
+from wwwmarket.adapters.system import SystemClock, SystemEntropy
+from wwwmarket.adapters.transport import IrohTransport
+from wwwmarket.config import LOCAL, NodeConfig
+from wwwmarket.crypto.derivation import child, derive_seed
+from wwwmarket.crypto.digest import tagged
+from wwwmarket.crypto.sealing import SealingPair
+from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.dispatch.prediction import LearntLatency
+from wwwmarket.dispatch.step_time import limits_for, step_time_model
+from wwwmarket.domain.errors import Malformed, NotFound, Refusal, Unavailable
+from wwwmarket.domain.model import EngineFingerprint, Model
+from wwwmarket.domain.quantity import Prices, Slo
+from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Promise, Settlement
+from wwwmarket.gateway.app import create_app
+from wwwmarket.gateway.config import GatewayConfig
+from wwwmarket.gateway.server import Server
+from wwwmarket.ledger.note import VerifierKey
+from wwwmarket.market import execution, settlement
+from wwwmarket.market.offer import Seller
+from wwwmarket.node.answers import Answers
+from wwwmarket.node.forecasting import Forecasting
+from wwwmarket.node.node import Founding, Joining, Node, World
+from wwwmarket.node.offering import Offering, with_validity
+from wwwmarket.node.selling import Desk, Selling
+from wwwmarket.node.service import NodeStatus
+from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
+from wwwmarket.rules.registry import Registry
+
+NODE_KEY: Final = "node"
+_OPERATOR: Final = "operator"
+_SEALING: Final = "sealing"
+_KV_TOKENS_PER_SEQUENCE: Final = 4_096
+"""What an engine of unknown memory is taken to hold for each sequence on offer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """Where a node lives and which market it is part of. ``market`` None: it founds one named ``origin``."""
+
+    data: Path
+    market: str | None = None
+    origin: str = "local.market"
+    credits_micro: int = 1_000_000_000_000
+    """What a founded market grants to its founder: all the credits there will ever be in it."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    bind: str = "127.0.0.1:0"
+    passphrase: bytes | None = None
+    config: NodeConfig = LOCAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferSettings:
+    """What a provider offers. Prices in micro-credits per million tokens."""
+
+    engine: str
+    """A base URL, or ``embedded``."""
+    model: str | None
+    prices: Prices
+    slo: Slo
+    sequences: int
+    tokens_per_s: int
+    floor_ppm: int = 1_000_000
+    accept_ppm: int = 1_000_000
+    bond_micro: int = 0
+    precision: str | None = None
+    api_key: str | None = None
+    blind: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A node at work. ``gateway`` is its base address."""
+
+    node: Node
+    answers: Answers
+    gateway: str
+    admin_token: str
+
+
+def default_data(name: str) -> Path:
+    return user_data_path("wwwmarket") / name
+
+
+@contextlib.asynccontextmanager
+async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
+    """A node with its gateway, from start to orderly end.
+
+    Raises:
+        Refusal: whatever keeps it from starting, with what to do about it.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        key = load_or_create_key(settings.data, settings.passphrase)
+        transport = await IrohTransport.bind(key, _bind_address(settings))
+        stack.push_async_callback(transport.close)
+        _remember_sockets(settings.data, transport.address())
+        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'node.db'}")
+        stack.push_async_callback(store.close)
+        token = _admin_token(settings.data)
+        world = World(
+            key=key,
+            transport=transport,
+            records=store.records,
+            ledger=store.ledger,
+            clock=SystemClock(),
+            entropy=SystemEntropy(),
+            registry=Registry.load(),
+            config=settings.config,
+            admin_token=tagged("admin-token/v1", token.encode()),
+        )
+        node = Node(world, await _part(settings, world))
+        stack.push_async_callback(node.close)
+        await node.start()
+        answers = Answers(node)
+        server = Server(
+            create_app(answers, config=GatewayConfig()), settings.host, settings.port, config=GatewayConfig()
+        )
+        port = await server.start()
+        stack.push_async_callback(server.stop)
+        yield Running(node, answers, f"http://{settings.host}:{port}", token)
+
+
+def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
+    """The node's key in its data directory; made at the first start."""
+    keys = KeyStore(data / "keys")
+    if not keys.path(NODE_KEY).exists():
+        keys.create(NODE_KEY, KeyPair(secrets.token_bytes(32)), passphrase)
+    return keys.load(NODE_KEY, passphrase)
+
+
+async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
+    if settings.market is not None:
+        return await find_market(settings.market)
+    operator = child(world.key, _OPERATOR)
+    genesis = Genesis(
+        origin=settings.origin,
+        operator=operator.account,
+        operator_address=world.transport.address(),
+        contracts=world.registry.hashes,
+        grants=(Grant(account=world.key.account, amount_micro=settings.credits_micro),),
+        at_ms=world.clock.now_ms(),
+    )
+    return Founding(operator, genesis)
+
+
+async def find_market(address: str) -> Joining:
+    """Where the operator of the market behind a gateway's address is, and under which key its log is signed.
+
+    Raises:
+        Unavailable: nobody answers there.
+        Malformed: what answers is no node of a market.
+    """
+    base = address.rstrip("/").removesuffix("/v1")
+    try:
+        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
+            answer = await client.get(f"{base}/v1/status")
+            answer.raise_for_status()
+            status = msgspec.json.decode(answer.content, type=NodeStatus)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"no market answers at {base}: {error}", retry_after_ms=1_000) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Malformed(f"what answers at {base} is not a node of a market") from None
+    if not status.is_operator:
+        raise Malformed(f"the node at {base} does not order its ledger: give the address of the node that does")
+    return Joining(status.address, VerifierKey(name=status.origin, account=status.operator))
+
+
+def _bind_address(settings: NodeSettings) -> str:
+    """The same port as last time where none is asked for: offers on the ledger name it."""
+    host, _, port = settings.bind.rpartition(":")
+    known = settings.data / "sockets.json"
+    if port != "0" or not known.exists():
+        return settings.bind
+    sockets: list[str] = json.loads(known.read_text())
+    return next((socket for socket in sockets if socket.rpartition(":")[0] == host), settings.bind)
+
+
+def _remember_sockets(data: Path, address: NodeAddress) -> None:
+    (data / "sockets.json").write_text(json.dumps(list(address.sockets)))
+
+
+def _admin_token(data: Path) -> str:
+    path = data / "admin.token"
+    if not path.exists():
+        write_new(path, b"admin-" + secrets.token_urlsafe(32).encode())
+    if path.stat().st_mode & 0o077:
+        raise Malformed(f"others can read {path}: run chmod 600 on it")
+    return path.read_text().strip()
+
+
+@contextlib.asynccontextmanager
+async def open_engine(offer: OfferSettings) -> AsyncIterator[tuple[Engine, EngineDescription, ServedModel]]:
+    """The engine behind an offer, checked: it answers, its state can be read, it serves the model.
+
+    Raises:
+        Unavailable: it does not answer, or its state cannot be read.
+        NotFound: it does not serve the model.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        engine: Engine
+        if offer.engine == "embedded":
+            name = {} if offer.model is None else {"name": offer.model}
+            engine = await EmbeddedEngine.start(seed=offer.seed, sequences=offer.sequences, **name)
+        else:
+            engine = OpenAiEngine(offer.engine, offer.api_key, blind=offer.blind)
+        stack.push_async_callback(engine.close)
+        description = await engine.describe()
+        await engine.state()
+        wanted = [model for model in description.models if offer.model in {None, model.name}]
+        if not wanted:
+            served = ", ".join(model.name for model in description.models)
+            raise NotFound(f"the engine does not serve {offer.model}; it serves {served}", param="model")
+        yield engine, description, wanted[0]
+
+
+async def begin_selling(
+    node: Node,
+    engine: Engine,
+    description: EngineDescription,
+    served: ServedModel,
+    offer: OfferSettings,
+) -> Offering:
+    """Put an engine behind a node and its offer on the ledger."""
+    world = node.world
+    sealing = SealingPair(derive_seed(world.key, _SEALING))
+    capacity = Capacity(sequences=offer.sequences, tokens_per_s=offer.tokens_per_s)
+    forecasting = Forecasting(
+        engine, _latency(description, served, offer.slo, capacity), world.clock, poll_ms=world.config.engine_poll_ms
+    )
+    await forecasting.poll()
+    node.run_beside(forecasting.poll_forever())
+    fingerprint = EngineFingerprint(
+        engine=description.engine,
+        engine_version=description.version,
+        model_revision=served.revision,
+        precision=served.precision,
+        gpu_class=description.gpu_class,
+    )
+
+    def make(node: Node) -> Selling:
+        auctions = world.config.auction
+        return Selling(
+            Desk(
+                key=world.key,
+                sealing=sealing,
+                engine=engine,
+                fingerprint=fingerprint,
+                forecasting=forecasting,
+                ledger=execution.Ledger(origin=node.log.name, operator=node.log.account),
+                seller=Seller(
+                    world.key,
+                    forecasting,
+                    hold_ms=auctions.hold_ms,
+                    asked_per_bid=auctions.neighbours_asked + 1,
+                    floor_ppm=offer.floor_ppm,
+                ),
+                claims=settlement.Claims(
+                    client_first_ms=world.config.client_first_ms, retry_ms=world.config.claim_retry_ms
+                ),
+                store=world.records,
+                clock=world.clock,
+                entropy=world.entropy,
+                config=world.config,
+                read_award=node.read_award,
+                submit=lambda due: _submit(node, due),
+                open_award=node.replica.state.award,
+                available_micro=lambda account: node.replica.state.account(account).available_micro,
+            )
+        )
+
+    await node.sell(make)
+    terms = Offer(
+        model=Model(
+            name=served.name,
+            revision=served.revision,
+            precision=served.precision,
+            context_tokens=served.context_tokens,
+        ),
+        prices=offer.prices,
+        capacity=capacity,
+        promise=Promise(slo=offer.slo, percentile_ppm=950_000),
+        accept_ppm=offer.accept_ppm,
+        bond_micro=offer.bond_micro,
+        valid_from_ms=0,
+        valid_until_ms=0,
+        address=world.transport.address(),
+        sealing_key=sealing.public,
+    )
+    offering = Offering(node, lambda from_ms: with_validity(terms, from_ms, world.config.offer_validity_ms))
+    await offering.publish()
+    node.run_beside(offering.renew_forever())
+    return offering
+
+
+async def _submit(node: Node, due: Settlement) -> None:
+    await node.author.settle(node.world.key.account, due)
+
+
+def _latency(description: EngineDescription, served: ServedModel, slo: Slo, capacity: Capacity) -> LearntLatency:
+    """Begin with the table where the engine is in it, else with what the offer promises; both learn from what is seen."""
+    try:
+        model = step_time_model(description.gpu_class, served.name, precision=served.precision)
+        limits = limits_for(
+            description.gpu_class, served.name, precision=served.precision, sequences_max=capacity.sequences
+        )
+    except Refusal:
+        kv_tokens_max = max(served.context_tokens, _KV_TOKENS_PER_SEQUENCE * capacity.sequences)
+        return LearntLatency.from_promise(slo, capacity, kv_tokens_max=kv_tokens_max)
+    return LearntLatency.from_step_time(model, limits)

@@ -1,0 +1,309 @@
+"""What a node answers to its gateway and to the command line: ``node.service.Service`` over a ``Node``."""
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final, Literal
+
+from wwwmarket import __version__
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.digest import digest, request_digest, tagged
+from wwwmarket.crypto.signing import Verified
+from wwwmarket.domain.book import ListedOffer, OpenAward
+from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Unavailable
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.quantity import MicroCredits
+from wwwmarket.domain.records import Bid, Inclusion, Signed, Transfer
+from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.ledger.merkle import HASH_BYTES
+from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
+from wwwmarket.node.delivery import AWARD, AwardRecord, Decision
+from wwwmarket.node.handover import Goods
+from wwwmarket.node.node import Node
+from wwwmarket.node.service import (
+    AccountView,
+    ApiKeyView,
+    Counters,
+    DeliveryEvent,
+    Explanation,
+    NodeStatus,
+    Preferences,
+    Purchase,
+    ReceiptView,
+)
+
+_AUCTIONS_KEPT_MAX: Final = 1_024
+"""Auctions whose client signs for itself, until it does."""
+
+
+class Answers:
+    """Implements ``node.service.Service``, where each method is described."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._auctions: OrderedDict[Digest, Decision] = OrderedDict()
+
+    # Buying
+
+    async def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
+        node = self._node
+        self._check_open()
+        node.measures.count("requests_total")
+        async with aclosing(node.buying.purchase(purchase)) as events:
+            async for event in events:
+                yield event
+
+    async def auction(self, bid: Signed[Bid]) -> Explanation:
+        self._check_open()
+        verified = signing.verify(bid)
+        now_ms = self._node.world.clock.now_ms()
+        if verified.by != verified.body.client:
+            raise Malformed("a bid is signed by its client", param="signed_bid")
+        if verified.body.expires_ms <= now_ms:
+            raise Malformed("the bid has expired: is your clock right?", param="expires_ms")
+        decision = await self._node.buying.hold_auction(verified, Preferences())
+        name = digest(verified.body)
+        self._auctions[name] = decision
+        if len(self._auctions) > _AUCTIONS_KEPT_MAX:
+            self._auctions.popitem(last=False)
+        return Explanation(
+            id=EntryId(name),
+            bid=verified.body,
+            award=self._node.buying.propose(decision),
+            status="pending",
+            asks=decision.decided.judged,
+            attempts=(),
+            auction_ms=decision.auction_us / 1_000,
+            ttft_ms=None,
+            latency_ms=None,
+            cost_micro=None,
+            usage=None,
+            inclusion=None,
+        )
+
+    async def accept(self, leaf: bytes, path: str, request: bytes, salt: bytes) -> AsyncGenerator[DeliveryEvent]:
+        self._check_open()
+        entry = signing.open_entry(leaf)
+        award = self._node.read_award(entry)
+        decision = self._auctions.get(digest(award.bid))
+        if decision is None:
+            raise NotFound("no auction of this bid is known here; POST the bid to /v1/bids first", param="award")
+        if len(salt) != 32 or request_digest(salt, request) != award.bid.request_digest:
+            raise Conflict("the request is not the one that was bid for: check its bytes and the salt", param="request")
+        goods = Goods(path=path, request=request, salt=salt)
+        async with aclosing(self._node.buying.accept(decision, entry, award, goods)) as events:
+            async for event in events:
+                yield event
+
+    async def submit(self, leaf: bytes) -> Signed[Inclusion]:
+        inclusion = await self._node.submission.submit(signing.open_entry(leaf))
+        return inclusion.signed
+
+    def _check_open(self) -> None:
+        node = self._node
+        if node.draining:
+            raise Unavailable("this node is leaving the market; use another gateway", retry_after_ms=5_000)
+        if node.buying.in_flight >= node.world.config.in_flight_max:
+            raise Exhausted("this gateway carries as many requests as it can", retry_after_ms=1_000)
+
+    # Looking
+
+    async def explain(self, award: EntryId) -> Explanation:
+        return self._explanation(await self._record(award))
+
+    async def recent_awards(self, limit: int) -> Sequence[Explanation]:
+        kept = await self._node.world.records.scan(AWARD, newest_first=True, limit=limit)
+        return [self._explanation(_read(body)) for _, body in kept]
+
+    async def receipt(self, award: EntryId) -> ReceiptView:
+        record = await self._record(award)
+        if record.attestation is None:
+            raise NotFound("that award has no receipt: nothing was delivered, or it is still at work", param="id")
+        try:
+            index: int | None = self._node.replica.settlement_of(award)
+        except NotFound:
+            index = None
+        return ReceiptView(
+            award=award,
+            receipt=record.receipt,
+            attestation=record.attestation,
+            cost_micro=record.cost_micro or 0,
+            settlement_index=index,
+        )
+
+    def account(self, account: AccountId) -> AccountView:
+        state = self._node.replica.state
+        next_seq, prev = state.chain_head(account)
+        return AccountView(id=account, balance=state.account(account), next_seq=next_seq, prev=prev)
+
+    def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]:
+        state = self._node.replica.state
+        return tuple((state.offers() if model is None else state.offers_for(model)).items())
+
+    def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]:
+        everything = self._node.replica.state.awards().items()
+        return tuple((name, award) for name, award in everything if account in {None, award.client, award.provider})
+
+    def status(self) -> NodeStatus:
+        node, replica = self._node, self._node.replica
+        try:
+            covered = replica.checkpoint.checkpoint.size
+        except Unavailable:
+            covered = 0
+        selling = 0 if node.selling is None else node.selling.in_flight
+        offers = replica.state.offers().values()
+        return NodeStatus(
+            node=node.id,
+            account=node.world.key.account,
+            address=node.world.transport.address(),
+            origin=node.log.name,
+            operator=node.log.account,
+            is_operator=node.is_operator,
+            ledger_size=replica.size,
+            checkpoint_size=covered,
+            ledger_time_ms=replica.state.now_ms,
+            offers=len(offers),
+            peers=len({listed.offer.address.node for listed in offers} - {node.id}),
+            in_flight=node.buying.in_flight + selling,
+            draining=node.draining,
+            started_ms=node.started_ms,
+            version=__version__,
+        )
+
+    def counters(self) -> Counters:
+        status = self.status()
+        gauges = {
+            "in_flight": status.in_flight,
+            "ledger_entries": status.ledger_size,
+            "ledger_checkpoint_entries": status.checkpoint_size,
+            "offers": status.offers,
+            "open_awards": len(self._node.replica.state.awards()),
+        }
+        measures = self._node.measures
+        return Counters(
+            counters={name: float(count) for name, count in measures.counters.items()},
+            gauges={name: float(value) for name, value in gauges.items()},
+            histograms=measures.histograms(),
+        )
+
+    async def wait_settled(self, award: EntryId, timeout_ms: int) -> bool:
+        return await self._node.wait_closed(award, timeout_ms)
+
+    async def _record(self, award: EntryId) -> AwardRecord:
+        body = await self._node.world.records.read(AWARD, award)
+        if body is None:
+            raise NotFound("this node made no such award; ask the node whose auction it was", param="id")
+        return _read(body)
+
+    def _explanation(self, record: AwardRecord) -> Explanation:
+        return Explanation(
+            id=record.id,
+            bid=record.award.bid,
+            award=record.award,
+            status=self._status_of(record),
+            asks=record.judged,
+            attempts=record.attempts,
+            auction_ms=record.auction_us / 1_000,
+            ttft_ms=record.ttft_ms,
+            latency_ms=record.latency_ms,
+            cost_micro=record.cost_micro,
+            usage=record.usage,
+            inclusion=record.inclusion,
+        )
+
+    def _status_of(self, record: AwardRecord) -> Literal["pending", "open", "settled", "expired", "refused"]:
+        replica = self._node.replica
+        if replica.state.award(record.id) is not None:
+            return "open"
+        try:
+            replica.settlement_of(record.id)
+        except NotFound:
+            if record.inclusion is None:
+                return "refused" if record.outcome == "failed" else "pending"
+            return "expired" if replica.state.now_ms > record.award.expires_ms else "pending"
+        return "settled"
+
+    # Keys
+
+    async def create_key(self, name: str, budget_micro: MicroCredits) -> tuple[str, ApiKeyView]:
+        node = self._node
+        self._check_funds(budget_micro)
+        secret, view = await node.keyring.create(name)
+        node.author.add_key(node.keyring.pair(view.id))
+        if budget_micro:
+            await self._pay(view.account, budget_micro)
+        return secret, view
+
+    async def keys(self) -> Sequence[ApiKeyView]:
+        return self._node.keyring.views()
+
+    async def revoke_key(self, key_id: str) -> ApiKeyView:
+        """What the key has left is returned to the node's account."""
+        node = self._node
+        view = await node.keyring.revoke(key_id)
+        left = node.replica.state.account(view.account).available_micro
+        if left:
+            await node.author.settle(view.account, Transfer(to=node.world.key.account, amount_micro=left))
+        return view
+
+    async def top_up(self, key_id: str, amount_micro: MicroCredits) -> ApiKeyView:
+        view = self._node.keyring.view(key_id)
+        if view.revoked:
+            raise Conflict("this API key was revoked; create another", param="id")
+        if not amount_micro:
+            raise Malformed("a top-up is at least one micro-credit", param="amount_micro")
+        self._check_funds(amount_micro)
+        await self._pay(view.account, amount_micro)
+        return view
+
+    def authenticate(self, secret: str) -> ApiKeyView:
+        return self._node.keyring.authenticate(secret)
+
+    def is_admin(self, secret: str) -> bool:
+        token = self._node.world.admin_token
+        return token is not None and tagged("admin-token/v1", secret.encode("utf-8", "surrogatepass")) == token
+
+    def _check_funds(self, amount_micro: int) -> None:
+        available = self._node.replica.state.account(self._node.world.key.account).available_micro
+        if amount_micro > available:
+            raise Conflict(
+                f"this node's account has {available} micro-credits available, not {amount_micro}",
+                param="budget_micro",
+            )
+
+    async def _pay(self, account: AccountId, amount_micro: int) -> Verified[Inclusion]:
+        node = self._node
+        return await node.author.settle(node.world.key.account, Transfer(to=account, amount_micro=amount_micro))
+
+    # The ledger as files
+
+    def verifier_key(self) -> str:
+        return self._node.log.text
+
+    async def checkpoint(self) -> bytes:
+        return self._node.replica.checkpoint.note
+
+    async def tile(self, path: str) -> bytes:
+        size = self._node.replica.checkpoint.checkpoint.size
+        name = parse_path(path)
+        match name:
+            case BundleId():
+                start = name.number * TILE_WIDTH
+                if start + name.width > size:
+                    raise NotFound("the latest checkpoint has no such entries")
+                return encode_bundle(await self._node.world.ledger.read(start, start + name.width))
+            case TileId():
+                return await self._hashes(name)
+
+    async def _hashes(self, tile: TileId) -> bytes:
+        """A partial tile is the beginning of the full one, or of the latest partial one."""
+        hashes = await self._node.world.ledger.tile(tile.level, tile.number)
+        if hashes is None:
+            hashes = self._node.replica.partial_tile(tile.level, tile.number)
+        if hashes is None or len(hashes) < tile.width * HASH_BYTES:
+            raise NotFound("the latest checkpoint has no such tile")
+        return hashes[: tile.width * HASH_BYTES]
+
+
+def _read(body: bytes) -> AwardRecord:
+    return canonical.decode(body, AwardRecord, bytes_max=len(body))

@@ -1,0 +1,352 @@
+"""One node: its replica, its halves for buying and selling, and the doors at which other nodes knock.
+
+Here parts are put together and started in the right order; what each does is theirs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wwwmarket.config import NodeConfig
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
+from wwwmarket.domain.book import AwardRow, OfferRow
+from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
+from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
+from wwwmarket.ledger.checkpoint import open_checkpoint
+from wwwmarket.ledger.note import VerifierKey
+from wwwmarket.market import auction
+from wwwmarket.node import messages
+from wwwmarket.node.author import Author, Submission
+from wwwmarket.node.buying import Buying
+from wwwmarket.node.delivery import Purse
+from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
+from wwwmarket.node.keys import Keyring
+from wwwmarket.node.measures import Measures
+from wwwmarket.node.replica import Replica
+from wwwmarket.node.selling import Selling
+from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.store import LedgerStore, RecordStore
+from wwwmarket.ports.transport import Stream, Transport
+from wwwmarket.rules.registry import Registry
+from wwwmarket.rules.state import Applied
+
+_log = logging.getLogger("wwwmarket.node")
+
+_REPLAY_ENTRIES: Final = 1_024
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a node stands on."""
+
+    key: KeyPair
+    transport: Transport
+    records: RecordStore
+    ledger: LedgerStore
+    clock: Clock
+    entropy: Entropy
+    registry: Registry
+    config: NodeConfig
+    admin_token: Digest | None = None
+
+
+@dataclass(frozen=True)
+class Founding:
+    """This node is the operator: it orders with ``key``, and begins an empty log with ``genesis``."""
+
+    key: KeyPair
+    genesis: Genesis
+
+
+@dataclass(frozen=True)
+class Joining:
+    """This node follows a log: where its operator is, and whose signature its checkpoints bear."""
+
+    operator: NodeAddress
+    log: VerifierKey
+
+
+class Node:
+    def __init__(self, world: World, ledger: Founding | Joining) -> None:
+        self.world: Final = world
+        self.replica: Final = Replica(world.registry)
+        self.measures: Final = Measures()
+        self.started_ms: Final = world.clock.now_ms()
+        self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
+        self.selling: Selling | None = None
+        self.draining = False
+        self._ledger = ledger
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: dict[EntryId, list[asyncio.Future[None]]] = {}
+        self._news: asyncio.Queue[Sequence[Applied]] = asyncio.Queue()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def id(self) -> NodeId:
+        return NodeId(self.world.key.account)
+
+    @property
+    def is_operator(self) -> bool:
+        return isinstance(self._ledger, Founding)
+
+    @property
+    def log(self) -> VerifierKey:
+        """The key whose signature this log's checkpoints bear."""
+        if isinstance(self._ledger, Joining):
+            return self._ledger.log
+        return VerifierKey(name=self._ledger.genesis.origin, account=self._ledger.key.account)
+
+    async def start(self) -> None:
+        """Replay what is stored, take part in the log, open the doors.
+
+        Raises:
+            Conflict: the stored log is not what its checkpoint says, or contracts differ from the genesis's.
+            Unavailable: a follower could not catch up in time.
+        """
+        await self._replay()
+        self.sequencer, self.following, self.submission = self._take_part()
+        self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
+        self.author.add_key(self.world.key)
+        self.buying = Buying(self._purse())
+        self.world.transport.serve(self._on_request, self._on_stream)
+        self._run(self._react())
+        if self.sequencer is not None:
+            self._run(self.sequencer.run())
+            await self._found(self.sequencer)
+        else:
+            assert self.following is not None
+            self._run(self.following.run())
+            await self._catch_up(self.following)
+        await self.keyring.load()
+        for pair in self.keyring.pairs():
+            self.author.add_key(pair)
+        await self.author.resubmit()
+
+    async def sell(self, make: Callable[["Node"], Selling]) -> Selling:
+        """Begin to sell: ``make`` builds the provider's half over this node."""
+        selling = make(self)
+        self.selling = self.buying.purse.selling = selling
+        await selling.restore()
+        for offer, listed in self.replica.state.offers().items():
+            if listed.provider == self.world.key.account:
+                selling.listed(offer, listed.offer)
+        return selling
+
+    async def wait_failed(self) -> None:
+        """Returns only by raising: what broke this node."""
+        await self._failed
+
+    async def drain(self) -> None:
+        """Take nothing new, and wait for what is in flight, as long as the configuration allows."""
+        self.draining = True
+        if self.selling is not None:
+            self.selling.begin_drain()
+        try:
+            async with asyncio.timeout(self.world.config.drain_ms / 1_000):
+                await self.buying.drain()
+                if self.selling is not None:
+                    await self.selling.drained()
+        except TimeoutError:
+            _log.warning("left with work in flight after %d ms", self.world.config.drain_ms)
+
+    async def close(self) -> None:
+        """Stop at once; what was promised is durable, and goes on at the next start."""
+        await self.world.transport.close()
+        if isinstance(self.submission, RemoteSubmission):
+            await self.submission.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._failed.done():
+            self._failed.cancel()
+
+    async def wait_closed(self, award: EntryId, timeout_ms: int) -> bool:
+        """Wait until the award is not open on this replica; whether that came in time."""
+        if self.replica.state.award(award) is None:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(award, []).append(waiter)
+        done, _ = await asyncio.wait((waiter,), timeout=timeout_ms / 1_000)
+        return bool(done)
+
+    def settle(self, account: AccountId, settlement: Settlement) -> None:
+        """Submit a settlement and go on; the provider's claim is the remedy if it is refused."""
+        self._spawn(self._settle(account, settlement))
+
+    async def _settle(self, account: AccountId, settlement: Settlement) -> None:
+        try:
+            await self.author.settle(account, settlement)
+        except Refusal as refusal:
+            _log.info("settlement of %s refused: %s", settlement.award, refusal.message)
+
+    async def _replay(self) -> None:
+        note = await self.world.ledger.checkpoint()
+        covered = None if note is None else open_checkpoint(note, self.log)
+        while leaves := await self.world.ledger.read(self.replica.size, self.replica.size + _REPLAY_ENTRIES):
+            for leaf in leaves:
+                self.replica.apply(signing.open_entry(leaf))
+                if covered is not None and self.replica.size == covered.checkpoint.size:
+                    self.replica.cover(covered)
+        if covered is not None and covered.checkpoint.size > self.replica.size:
+            raise Conflict(
+                f"the stored ledger ends at {self.replica.size} entries, and its checkpoint covers "
+                f"{covered.checkpoint.size}: restore the database from a copy, or remove it to follow the log anew",
+                reason="lost_tail",
+            )
+
+    def _take_part(self) -> tuple[Sequencer | None, Following | None, Submission]:
+        world, part = self.world, self._ledger
+        if isinstance(part, Founding):
+            sequencer = Sequencer(
+                part.key, self.replica, world.ledger, world.clock, world.config.ledger, self._news.put_nowait
+            )
+            return sequencer, None, sequencer
+        following = Following(
+            part.operator,
+            part.log,
+            self.replica,
+            world.ledger,
+            world.transport,
+            world.clock,
+            world.config,
+            self._news.put_nowait,
+        )
+        return None, following, RemoteSubmission(part.operator, world.transport, world.clock, world.config)
+
+    async def _found(self, sequencer: Sequencer) -> None:
+        assert isinstance(self._ledger, Founding)
+        if self.replica.size == 0:
+            head = self.replica.state.chain_head(self._ledger.key.account)
+            entry = signing.sign_entry(self._ledger.key, seq=head.next_seq, prev=head.prev, body=self._ledger.genesis)
+            await sequencer.submit(signing.verified_own(entry))
+        elif self.replica.genesis.operator != self._ledger.key.account:
+            raise Forbidden("the stored ledger is operated by another key than this node's")
+
+    async def _catch_up(self, following: Following) -> None:
+        try:
+            async with asyncio.timeout(self.world.config.catch_up_ms / 1_000):
+                await following.caught_up.wait()
+        except TimeoutError:
+            raise Unavailable(
+                "the market's ledger could not be read in time: is its node running, and is the address right?",
+                retry_after_ms=1_000,
+            ) from None
+
+    def _purse(self) -> Purse:
+        world, settlement = self.world, self.world.registry.settlement_v1
+        return Purse(
+            node=self.id,
+            transport=world.transport,
+            selling=None,
+            author=self.author,
+            rule=world.registry.award_v1,
+            store=world.records,
+            clock=world.clock,
+            entropy=world.entropy,
+            config=world.config,
+            candidates=self._candidates,
+            available_micro=lambda account: self.replica.state.account(account).available_micro,
+            cost_micro=settlement.payment,
+            settle=self.settle,
+            submit=self.submission.submit,
+            observe=self.measures.observe,
+        )
+
+    def _candidates(self, model: str) -> list[auction.Candidate]:
+        listed = self.replica.state.offers_for(model)
+        return [auction.Candidate(offer=offer, listed=terms) for offer, terms in listed.items()]
+
+    def read_award(self, entry: VerifiedEntry) -> Award:
+        """The award in an entry. Raises Malformed."""
+        return canonical.decode(bytes(entry.entry.body), Award, bytes_max=canonical.ENTRY_BYTES_MAX)
+
+    async def _react(self) -> None:
+        """What the ledger says, to whom it concerns, in the ledger's order."""
+        while True:
+            applied = await self._news.get()
+            self.measures.count("ledger_entries_total", len(applied))
+            rows = [row for one in applied for row in one.rows]
+            for row in rows:
+                if isinstance(row, OfferRow):
+                    self._offer_changed(row)
+            closed = [row.id for row in rows if isinstance(row, AwardRow) and row.value is None]
+            self._wake(closed)
+            if self.selling is not None:
+                await self.selling.closed(closed)
+                if any(isinstance(one.checked.body, Mark) for one in applied):
+                    await self.selling.time_moved(self.replica.state.now_ms)
+
+    def _wake(self, closed: Sequence[EntryId]) -> None:
+        for award in closed:
+            for waiter in self._waiters.pop(award, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _offer_changed(self, row: OfferRow) -> None:
+        if self.selling is None:
+            return
+        if row.value is None:
+            self.selling.unlisted(row.id)
+        elif row.value.provider == self.world.key.account:
+            self.selling.listed(row.id, row.value.offer)
+
+    async def _on_request(self, peer: NodeId, message: bytes) -> bytes:
+        try:
+            answer = await self._answer(messages.read_request(message))
+        except Refusal as refusal:
+            _log.debug("refused %s: %s", peer, refusal.message)
+            answer = messages.refused(refusal)
+        return canonical.encode(answer)
+
+    async def _answer(self, request: messages.Request) -> messages.Answer:
+        match request:
+            case messages.AskRequest():
+                if self.selling is None:
+                    raise NotFound("this node sells nothing")
+                self.measures.count("bids_received_total")
+                return self.selling.answer(request)
+            case messages.Submit():
+                if self.sequencer is None:
+                    raise NotFound("this node does not order the ledger")
+                inclusion = self.sequencer.submit(signing.open_entry(request.leaf.encode()))
+                return messages.Submitted(inclusion=(await inclusion).signed)
+
+    async def _on_stream(self, stream: Stream, opening: bytes) -> None:
+        try:
+            match messages.read_opening(opening):
+                case messages.Execute() as execute:
+                    if self.selling is None:
+                        raise NotFound("this node sells nothing")
+                    await self.selling.execute(stream, execute)
+                case messages.Follow() as follow:
+                    if self.sequencer is None:
+                        raise NotFound("this node does not order the ledger")
+                    await serve_follower(self.sequencer, self.replica, stream, follow.start)
+        except (Refusal, TimeoutError) as refusal:
+            _log.info("ended a stream of %s: %s", stream.peer, refusal)
+            await stream.abort()
+
+    def _spawn(self, doing: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _run(self, doing: Coroutine[None, None, None]) -> None:
+        """A part that must not end: when it breaks, the node is broken."""
+        self._spawn(doing).add_done_callback(self._part_ended)
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._failed.done():
+            return
+        error = task.exception() or RuntimeError("a part of the node ended")
+        self._failed.set_exception(error)
+
+    def run_beside(self, doing: Coroutine[None, None, None]) -> None:
+        """Run a further part of this node until it closes."""
+        self._run(doing)
