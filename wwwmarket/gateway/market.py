@@ -147,7 +147,11 @@ def _add_bidding(doors: APIRouter, service: Service, config: GatewayConfig, sche
 
     @doors.post(
         "/v1/bids",
-        responses=schemas.answers(Bought | Explanation, "The purchase; for a signed bid, the auction's proposal"),
+        responses=schemas.answers_as(
+            "application/json",
+            {"oneOf": [schemas.of(Bought), schemas.of(Explanation)]},
+            "The purchase; for a signed bid, the auction's proposal",
+        ),
         openapi_extra=schemas.body({"oneOf": [schemas.of(BidForKey), schemas.of(SignedBid)]}, example=_EXAMPLE_BID),
     )
     async def bid(request: Request) -> Response:
