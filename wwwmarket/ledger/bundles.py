@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+from wwwmarket.crypto.canonical import ENTRY_BYTES_MAX
 from wwwmarket.domain.errors import Malformed, TooLarge
-
-ENTRY_BYTES_MAX: Final = 65_535
-"""What a 16-bit length can say."""
 
 BUNDLE_ENTRIES_MAX: Final = 256
 """A bundle has the width of a tile of leaf hashes."""
