@@ -40,7 +40,9 @@ async def engine_that(answers, **options):
     async def serve(reader, writer):
         while head := await reader.readuntil(b"\r\n\r\n"):
             path = head.split()[1].decode()
-            length = next((int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0)
+            length = next(
+                (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length")), 0
+            )
             seen.append((path, await reader.readexactly(length)))
             answer = answers.get(path, http(b"", status="404 Not Found"))
             if isinstance(answer, list):
@@ -123,7 +125,7 @@ async def test_a_failed_start_says_why():
     """The error of a server that ends or hangs at its start carries its last words."""
     with pytest.raises(Unavailable, match="no step-time constants"):
         await EmulatedEngine.start("Abacus", "Qwen3-8B")
-    with pytest.raises(Unavailable, match="not ready in 0.2 s"):
+    with pytest.raises(Unavailable, match=r"not ready in 0\.2 s"):
         await ChildServer.start("asyncio", [], ready_timeout_s=0.2)  # a prompt that waits for input
 
 
@@ -197,7 +199,10 @@ WAITING = b'vllm:num_requests_waiting{engine="0"} 4\n'
 @pytest.mark.parametrize(
     ("metrics", "state"),
     [
-        (METRICS + WAITING + b"vllm:kv_cache_usage_perc 0.25\n", EngineState(running=3, waiting=4, kv_usage_ppm=250_000)),
+        (
+            METRICS + WAITING + b"vllm:kv_cache_usage_perc 0.25\n",
+            EngineState(running=3, waiting=4, kv_usage_ppm=250_000),
+        ),
         (METRICS + WAITING, EngineState(running=3, waiting=4)),
         (
             b"sglang:num_running_reqs 1\nsglang:num_queue_reqs 0\nsglang:token_usage 0.5\n",

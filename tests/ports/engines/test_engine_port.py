@@ -39,8 +39,8 @@ def payloads(body: bytes) -> list[dict]:
 
 async def until_idle(engine) -> None:
     async with asyncio.timeout(10):
-        while (state := await engine.state()).running or state.waiting:
-            await asyncio.sleep(0)
+        while (state := await engine.state()).running or state.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)  # the engine tells its state only when asked
 
 
 async def test_an_engine_describes_itself(engine):
@@ -93,7 +93,17 @@ async def test_a_completion_continues_its_prompt(engine, stream):
     assert events[-1].usage.output_tokens > 0
 
 
-@pytest.mark.parametrize("asked", [{}, {"max_tokens": 500}, {"max_completion_tokens": 500}, {"n_predict": 500}, {"max_tokens": -1}, {"max_tokens": 500.5}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"max_tokens": 500},
+        {"max_completion_tokens": 500},
+        {"n_predict": 500},
+        {"max_tokens": -1},
+        {"max_tokens": 500.5},
+    ],
+)
 async def test_the_output_never_exceeds_its_bound(engine, asked):
     """Whatever the client asks for, and in whatever words, no more is generated than its credits are locked for."""
     request = await chat(engine, ignore_eos=True, stream=True, **asked)

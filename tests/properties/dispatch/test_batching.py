@@ -11,7 +11,10 @@ STEPS = step_time_model("L40S", "Qwen3-8B")
 sizes = st.tuples(st.integers(1, 150), st.integers(1, 60))
 workloads = st.lists(sizes, min_size=1, max_size=12)
 limits = st.builds(
-    EngineLimits, kv_tokens_max=st.integers(211, 500), sequences_max=st.integers(1, 6), batch_tokens_max=st.integers(6, 64)
+    EngineLimits,
+    kv_tokens_max=st.integers(211, 500),
+    sequences_max=st.integers(1, 6),
+    batch_tokens_max=st.integers(6, 64),
 )
 
 
@@ -93,7 +96,9 @@ def test_exhaustion_preempts_the_last_admitted_and_recomputes_it():
     assert ended[1] < ended[2]
 
 
-works = st.builds(Work, input_tokens_left=st.integers(1, 3000), output_tokens_left=st.integers(1, 400), context_tokens=st.just(0))
+works = st.builds(
+    Work, input_tokens_left=st.integers(1, 3000), output_tokens_left=st.integers(1, 400), context_tokens=st.just(0)
+)
 
 
 @settings(max_examples=60, deadline=None)

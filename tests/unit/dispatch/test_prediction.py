@@ -46,7 +46,12 @@ def test_a_loaded_engine_is_predicted_within_5_percent():
     load = Load(running=40, waiting=0, work=work)
     predicted = TABLE.predict(load, input_tokens=1500, output_tokens=300)
     ahead = [
-        Sequence(key=i, input_tokens=w.context_tokens + 1, output_tokens=w.output_tokens_left, computed_tokens=w.context_tokens)
+        Sequence(
+            key=i,
+            input_tokens=w.context_tokens + 1,
+            output_tokens=w.output_tokens_left,
+            computed_tokens=w.context_tokens,
+        )
         for i, w in enumerate(work)
     ]
     ttft, finish = play([*ahead, Sequence(key=99, input_tokens=1500, output_tokens=300)], 99)
@@ -103,7 +108,11 @@ def test_what_is_observed_replaces_the_promise():
         seen = table.predict(Load(running=running, waiting=0), input_tokens=tokens, output_tokens=100)
         learnt = learnt.observe(
             Observation(
-                input_tokens_ahead=tokens, output_tokens=100, concurrency=running + 1, ttft_ms=seen.ttft_ms, finish_ms=seen.finish_ms
+                input_tokens_ahead=tokens,
+                output_tokens=100,
+                concurrency=running + 1,
+                ttft_ms=seen.ttft_ms,
+                finish_ms=seen.finish_ms,
             )
         )
     for running, tokens in ((0, 300), (5, 1000), (14, 1500)):
