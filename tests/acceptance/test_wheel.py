@@ -4,11 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from wwwmarket import __version__
-
-pytestmark = pytest.mark.slow
 
 
 def run(program: Path, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:

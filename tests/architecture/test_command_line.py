@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -37,17 +38,12 @@ def interrupt() -> None:
 
 def leave(monkeypatch, function) -> int:
     """The exit code of the command line when its command is ``function``."""
-    monkeypatch.setattr(cli, "load", lambda _target: _command(function))
-    monkeypatch.setattr(sys, "argv", ["wwwmarket", next(iter(cli.COMMANDS))])
+    monkeypatch.setitem(cli.COMMANDS, function.__name__, cli.Command(f"{__name__}:{function.__name__}", ""))
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(**{function.__name__: function}))
+    monkeypatch.setattr(sys, "argv", ["wwwmarket", function.__name__])
     with pytest.raises(SystemExit) as left:
         cli.main()
     return left.value.code
-
-
-def _command(function):
-    alone = typer.Typer(add_completion=False)
-    alone.command()(function)
-    return typer.main.get_command(alone)
 
 
 def test_help_imports_no_framework():
