@@ -81,6 +81,19 @@ class Stranger:
         name = iroh.EndpointId.from_bytes(bytes.fromhex(address.node))
         return await self._endpoint.connect(iroh.EndpointAddr(name, None, list(address.sockets)), alpn)
 
+    @property
+    def name(self) -> NodeId:
+        return NodeId(self._endpoint.id().to_bytes().hex())
+
+    @property
+    def sockets(self) -> tuple[str, ...]:
+        return tuple(text for text in self._endpoint.bound_sockets() if sockets.is_loopback(text))
+
+    async def accept(self) -> iroh.Connection:
+        incoming = await self._endpoint.accept_next()
+        assert incoming is not None
+        return await (await incoming.accept()).connect()
+
     async def control(self, address: NodeAddress, first: bytes) -> tuple[iroh.Connection, iroh.BiStream]:
         connection = await self.dial(address)
         control = await connection.open_bi()
@@ -316,6 +329,80 @@ async def test_a_node_on_loopback_speaks_with_its_own_machine_only(node: Node) -
         await node.transport.request(caller.address(), b"", timeout_ms=700)
     for transport in (open_node, caller, other):
         await transport.close()
+
+
+@pytest.mark.parametrize("held", [2, 3, 4])
+async def test_under_a_flood_of_handshakes_callers_prove_their_address_and_then_are_refused(
+    held: int, stranger
+) -> None:
+    """Of four handshakes at once the first two are free; from the fifth on all are refused until one has ended."""
+    limits = TransportLimits(handshakes_max=4, handshake_timeout_ms=1000)
+    crowded = await IrohTransport.bind(KeyPair(b"w" * 32), limits=limits)
+    Node(crowded)
+    caller = await IrohTransport.bind(KeyPair(b"c" * 32), limits=limits)
+    dangling = [await stranger.dial(crowded.address()) for _ in range(held)]
+    if held < limits.handshakes_max:
+        assert await caller.request(crowded.address(), b"in", timeout_ms=900) == b"in"
+    else:
+        with pytest.raises(Unavailable):
+            await caller.request(crowded.address(), b"out", timeout_ms=900)
+    for connection in dangling:
+        await closed(connection)
+    assert await caller.request(crowded.address(), b"in again", timeout_ms=5000) == b"in again"
+    for transport in (caller, crowded):
+        await transport.close()
+
+
+async def test_a_peer_that_connects_again_and_again_holds_two_connections(node: Node, stranger: Stranger) -> None:
+    """The newest speaks for it, the one before may finish, older ones are closed."""
+    first, second, third = [await stranger.control(node.transport.address(), PING) for _ in range(3)]
+    pinging = [asyncio.ensure_future(keep_alive(control)) for _, control in (second, third)]
+    await closed(first[0])
+    assert third[0].close_reason() is None
+    for each in pinging:
+        each.cancel()
+    await asyncio.wait(pinging)
+
+
+@pytest.mark.parametrize("seed", [bytes([number]) * 32 for number in range(6)])
+async def test_in_a_tie_the_connection_dialled_by_the_lesser_key_stays(seed: bytes, stranger: Stranger, lost) -> None:
+    """Whichever of the two came first."""
+    transport = await IrohTransport.bind(KeyPair(seed), limits=TransportLimits(ping_interval_ms=50))
+    here = NodeAddress(node=stranger.name, sockets=stranger.sockets)
+    asking = asyncio.ensure_future(transport.request(here, b"", timeout_ms=9000))
+    dialled = await stranger.accept()
+    controls = [await dialled.accept_bi()]
+    Node(transport)
+    dialling, control = await stranger.control(transport.address(), PING)
+    pinging = [asyncio.ensure_future(keep_alive(each)) for each in (*controls, control)]
+    asking.cancel()
+    lesser = transport.address().node < stranger.name
+    await closed(dialling if lesser else dialled)
+    assert (dialled if lesser else dialling).close_reason() is None
+    await transport.close()
+    await asyncio.wait(pinging)
+
+
+async def test_what_waits_for_a_dial_ends_with_the_transport(lost) -> None:
+    """Closing does not wait for an answer from nowhere."""
+    transport = await IrohTransport.bind(NODE, limits=LIMITS)
+    nowhere = NodeAddress(node=NodeId(KeyPair(b"0" * 32).account), sockets=("127.0.0.1:9",))
+    asking = [asyncio.ensure_future(transport.request(nowhere, b"", timeout_ms=9000)) for _ in range(2)]
+    await asyncio.sleep(0)
+    await transport.close()
+    for each in asking:
+        assert "closed" in str(await lost(each))
+
+
+async def test_dials_are_bounded_as_connections_are(node: Node, lost) -> None:
+    """A node cannot be made to dial more than it may hold."""
+    nowhere = [
+        NodeAddress(node=NodeId(KeyPair(bytes([number]) * 32).account), sockets=("127.0.0.1:9",)) for number in range(4)
+    ]
+    asking = [asyncio.ensure_future(node.transport.request(each, b"", timeout_ms=300)) for each in nowhere]
+    assert "no further connection" in str(await lost(asking[3]))
+    for each in asking[:3]:
+        await lost(each)
 
 
 async def test_simultaneous_dials_come_to_one_connection(eventually) -> None:

@@ -144,6 +144,31 @@ async def test_a_request_ends_when_its_time_is_over(join: Join, near: Transport,
     assert "within 50 ms" in str(await lost(near.request(far.address(), b"", timeout_ms=50)))
 
 
+async def test_an_answer_that_comes_too_late_disturbs_nothing(join: Join, near: Transport) -> None:
+    """It is dropped, and the next request gets its own answer."""
+    far, go_on = await join(2), asyncio.Event()
+
+    async def dawdle(_peer: NodeId, message: bytes) -> bytes:
+        if message == b"late":
+            await go_on.wait()
+        return message
+
+    far.serve(dawdle, echo_stream)
+    await near.request(far.address(), b"first", timeout_ms=5000)
+    late = asyncio.ensure_future(near.request(far.address(), b"late", timeout_ms=100))
+    await asyncio.wait({late})
+    assert isinstance(late.exception(), Unavailable)
+    go_on.set()
+    assert await near.request(far.address(), b"next", timeout_ms=5000) == b"next"
+
+
+async def test_many_large_messages_at_once_wait_for_each_other(near: Transport, far: Transport) -> None:
+    """More than may wait on a connection at once still arrives, each whole."""
+    messages = [bytes([number]) * FRAME_BYTES_MAX for number in range(100)]
+    answers = await asyncio.gather(*(near.request(far.address(), each, timeout_ms=9000) for each in messages))
+    assert answers == messages
+
+
 async def test_nobody_at_the_address_is_unavailable(near: Transport, lost) -> None:
     """Requests and streams to a node that is not there are refused in time."""
     nobody = NodeAddress(node=node(9), sockets=("127.0.0.1:9",))
