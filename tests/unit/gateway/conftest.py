@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import KeyPair, open_entry, sign
-from wwwmarket.domain.book import Account, ListedOffer, OpenAward
+from wwwmarket.domain.book import Account, ListedOffer
 from wwwmarket.domain.errors import InsufficientCredit, NotFound, Refusal, Unauthorised
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import Prices, Slo, Usage
@@ -161,7 +161,7 @@ def explanation():
 
 
 class ScriptedMarket:
-    """Plays ``script`` for every purchase: events are yielded, exceptions raised, ``asyncio.Event``s waited for."""
+    """What the gateway asks of a ``Service``. Plays ``script`` for every purchase: events are yielded, exceptions raised, ``asyncio.Event``s waited for."""
 
     def __init__(self):
         self.script = None
@@ -175,6 +175,7 @@ class ScriptedMarket:
         }
         self.awards = {AWARD: explanation()}
         self.draining = False
+        self.paid = {}
         self.totals = Counters(counters={"requests": 3.0}, gauges={"in_flight": 1.0}, histograms={})
 
     async def purchase(self, purchase: Purchase) -> AsyncIterator:
@@ -231,9 +232,6 @@ class ScriptedMarket:
     def offers(self, model=None):
         return [one for one in self.listed if model in (None, one[1].offer.model.name)]
 
-    def open_awards(self, account=None) -> list[tuple[str, OpenAward]]:
-        return []
-
     async def create_key(self, name, budget_micro):
         view = ApiKeyView(id=f"key-{name}", name=name, account="f0" * 32, created_ms=budget_micro)
         self.key_views[f"sk-{name}"] = view
@@ -246,6 +244,7 @@ class ScriptedMarket:
         return self._key(key_id)
 
     async def top_up(self, key_id, amount_micro):
+        self.paid[key_id] = self.paid.get(key_id, 0) + amount_micro
         return self._key(key_id)
 
     def authenticate(self, secret):

@@ -142,6 +142,7 @@ async def test_keys_are_made_listed_topped_up_and_revoked_by_the_admin_alone(doo
     assert "grace" in {key["name"] for key in listed}
     assert all("key" not in key for key in listed)
     assert (await doors.post("/v1/keys/key-grace/top-up", json={"amount_micro": 5}, headers=admin)).status_code == 200
+    assert market.paid == {"key-grace": 5}
     assert (await doors.post("/v1/keys/key-grace/top-up", json={"amount_micro": 0}, headers=admin)).status_code == 400
     assert (await doors.delete("/v1/keys/key-grace", headers=admin)).status_code == 200
     assert (await doors.delete("/v1/keys/key-none", headers=admin)).status_code == 404

@@ -138,7 +138,7 @@ async def test_a_model_name_may_have_slashes(doors, market, scripts):
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_before_the_first_byte_have_their_http_codes(
-    openai, market, chat, scripts, refusal, error, retry_after, stream
+    *, openai, market, chat, scripts, refusal, error, retry_after, stream
 ):
     """Streamed or not, a refusal is a status, with Retry-After where waiting helps."""
     market.script = [scripts.awarded, refusal]
@@ -203,8 +203,12 @@ async def test_a_provider_that_fails_part_of_the_way_is_an_error_not_an_answer(o
     )
     market.script = [scripts.awarded, scripts.started, scripts.piece(scripts.chunk("a")), failed]
     with pytest.raises(sdk.APIError, match="failed before its answer was complete"):
-        answer = await openai.chat.completions.create(**chat, stream=stream)
-        [one async for one in answer]
+        await _read(openai, chat, stream=stream)
+
+
+async def _read(openai, chat, *, stream):
+    answer = await openai.chat.completions.create(**chat, stream=stream)
+    return [one async for one in answer] if stream else answer
 
 
 async def test_cancelling_the_client_closes_the_purchase(openai, market, chat, scripts):
@@ -250,7 +254,7 @@ class _Reached(asyncio.Event):
     ],
 )
 async def test_preferences_are_read_from_headers_and_from_openrouters_object(
-    doors, market, chat, headers, provider, field, value
+    *, doors, market, chat, headers, provider, field, value
 ):
     """What clients of other markets already send is understood here."""
     body = chat if provider is None else chat | {"provider": provider}
@@ -276,7 +280,7 @@ async def test_preferences_are_read_from_headers_and_from_openrouters_object(
         ({}, {"max_price": {"completion": -1}}, "provider.max_price.completion"),
     ],
 )
-async def test_preferences_that_cannot_be_kept_are_refused(doors, market, chat, headers, provider, param):
+async def test_preferences_that_cannot_be_kept_are_refused(*, doors, market, chat, headers, provider, param):
     """A wish is kept or refused by name, never dropped in silence."""
     body = chat if provider is None else chat | {"provider": provider}
     answer = await doors.post("/v1/chat/completions", json=body, headers=headers)
