@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import msgspec
 from platformdirs import user_data_path
 
-from wwwmarket.adapters.engines.embedded import EmbeddedEngine
+from wwwmarket.adapters.engines.embedded import MODEL_NAME, EmbeddedEngine
 from wwwmarket.adapters.engines.openai_compatible import OpenAiEngine
 from wwwmarket.adapters.keystore import KeyStore, write_new
 from wwwmarket.adapters.storage import SqlStore
@@ -144,7 +143,7 @@ def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
     """The node's key in its data directory; made at the first start."""
     keys = KeyStore(data / "keys")
     if not keys.path(NODE_KEY).exists():
-        keys.create(NODE_KEY, KeyPair(secrets.token_bytes(32)), passphrase)
+        keys.create(NODE_KEY, KeyPair(SystemEntropy().bytes(32)), passphrase)
     return keys.load(NODE_KEY, passphrase)
 
 
@@ -202,7 +201,7 @@ def _remember_sockets(data: Path, address: NodeAddress) -> None:
 def _admin_token(data: Path) -> str:
     path = data / "admin.token"
     if not path.exists():
-        write_new(path, b"admin-" + secrets.token_urlsafe(32).encode())
+        write_new(path, b"admin-" + SystemEntropy().bytes(32).hex().encode())
     if path.stat().st_mode & 0o077:
         raise Malformed(f"others can read {path}: run chmod 600 on it")
     return path.read_text().strip()
@@ -219,8 +218,8 @@ async def open_engine(offer: OfferSettings) -> AsyncIterator[tuple[Engine, Engin
     async with contextlib.AsyncExitStack() as stack:
         engine: Engine
         if offer.engine == "embedded":
-            name = {} if offer.model is None else {"name": offer.model}
-            engine = await EmbeddedEngine.start(seed=offer.seed, sequences=offer.sequences, **name)
+            name = offer.model or MODEL_NAME
+            engine = await EmbeddedEngine.start(seed=offer.seed, sequences=offer.sequences, name=name)
         else:
             engine = OpenAiEngine(offer.engine, offer.api_key, blind=offer.blind)
         stack.push_async_callback(engine.close)
@@ -317,7 +316,7 @@ async def _submit(node: Node, due: Settlement) -> None:
 
 
 def _latency(description: EngineDescription, served: ServedModel, slo: Slo, capacity: Capacity) -> LearntLatency:
-    """Begin with the table where the engine is in it, else with what the offer promises; both learn from what is seen."""
+    """Begin with the table where the engine is in it, else with what the offer promises; both learn."""
     try:
         model = step_time_model(description.gpu_class, served.name, precision=served.precision)
         limits = limits_for(

@@ -59,6 +59,8 @@ class LedgerConfig:
     """What the operator promises for that; 20 times the interval, so that a busy disk is not a broken promise."""
     idle_mark_ms: int = 1_000
     """How far ledger time may fall behind while nothing comes but awards are open, so that they can expire."""
+    stale_time_ms: int = 5_000
+    """How far ledger time may lag behind the clock when an entry is admitted; then it is moved first."""
     batch_entries_max: int = 256
     """Group commit: entries that share one fsync."""
     pending_entries_max: int = 8_192

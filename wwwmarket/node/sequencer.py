@@ -79,12 +79,19 @@ class Sequencer:
         """Admit an entry now, in the order of calls; the future is the promise once it is durable."""
         future: Included = asyncio.get_running_loop().create_future()
         try:
+            self._refresh_time()
             self._admit(entry, future)
         except Conflict as refusal:
             self._ask_whether_known(entry, refusal, future)
         except Refusal as refusal:
             future.set_exception(refusal)
         return future
+
+    def _refresh_time(self) -> None:
+        """Contracts measure an entry's times against the ledger's: after an idle spell the ledger's comes first."""
+        state = self._replica.state
+        if state.size and self._broken is None and self._clock.now_ms() - state.now_ms > self._config.stale_time_ms:
+            self.mark()
 
     def _admit(self, entry: VerifiedEntry, future: Included) -> None:
         if self._broken is not None:
@@ -195,8 +202,9 @@ class Sequencer:
         next_seq, prev = state.chain_head(self._key.account)
         body = Mark(at_ms=max(self._clock.now_ms(), state.now_ms), state_root=state.root())
         entry = signing.verified_own(signing.sign_entry(self._key, seq=next_seq, prev=prev, body=body))
-        future = self.submit(entry)
+        future: Included = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._admit(entry, future)
         self._marked = self._replica.size
 
     async def news(self, start: int, noted: int) -> list[bytes]:
