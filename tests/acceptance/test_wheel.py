@@ -1,5 +1,6 @@
 """A stranger's install: what the wheel alone can do, in an empty folder."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -42,3 +43,11 @@ def test_an_install_owns_no_top_level_name_but_its_own(installed_wheel, tmp_path
     python = installed_wheel.with_name("python")
     probe = "import importlib.util as u; print([n for n in ('contracts', 'migrations', 'tests', 'loadtests') if u.find_spec(n)])"
     assert run(python, "-I", "-c", probe, home=tmp_path).stdout == "[]\n"
+
+
+def test_a_stranger_can_make_a_key(installed_wheel, tmp_path):
+    """A key is made where it was asked for, and shown by its account."""
+    made = run(installed_wheel, "keys", "create", "--dir", "mine", "--no-passphrase", "--json", home=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)
+    assert any((tmp_path / "mine").iterdir())

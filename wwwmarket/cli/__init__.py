@@ -26,7 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "keys": Command("wwwmarket.cli.keys:app", "Make, show and recover the keys that you sign with."),
+    "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""
 
