@@ -8,6 +8,7 @@ from typing import Final, Self
 import iroh
 
 from wwwmarket.adapters.transport import sockets
+from wwwmarket.adapters.transport.binding import copy_bytes_at_once
 from wwwmarket.adapters.transport.limits import TransportLimits
 from wwwmarket.adapters.transport.link import Link
 from wwwmarket.adapters.transport.links import Links
@@ -78,6 +79,7 @@ class IrohTransport:
             alpns=[ALPN],
             relay_mode=iroh.RelayMode.disabled(),
         )
+        copy_bytes_at_once()
         try:
             endpoint = await iroh.Endpoint.bind(options)
         except iroh.IrohError as error:
