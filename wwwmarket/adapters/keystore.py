@@ -82,8 +82,9 @@ class KeyStore:
 
     def has_backup(self, name: str, account: AccountId) -> bool:
         """Whether a backup of ``account``, kept as ``name``, was made. What cannot be read is no backup."""
+        path = self._backup_path(name)
         try:
-            backup = canonical.decode(self._backup_path(name).read_bytes(), _Backup)
+            backup = canonical.decode(path.read_bytes(), _Backup)
         except (FileNotFoundError, Malformed):
             return False
         return backup.account == account

@@ -70,7 +70,7 @@ class Channel:
             frame = self._box.decrypt(sealed, _nonce(self._in, self._received))
         except (CryptoError, ValueError):
             raise Malformed("a sealed frame that is not the next one of this conversation") from None
-        if not frame:
+        if frame[-1:] not in (_MORE, _LAST):
             raise Malformed("a sealed frame without its mark")
         self._received += 1
         self._ended = frame[-1:] == _LAST
