@@ -11,17 +11,18 @@ A settlement is refused unless
 2. the author is its client or its provider (``not_party``),
 3. the attestation is the provider's (``not_by_provider``),
 4. and about this award (``other_award``),
-5. and counts no tokens if the execution failed (``failed_with_usage``);
+5. and about the request that was bid for (``other_request``),
+6. and counts no tokens if the execution failed (``failed_with_usage``);
 
 with a receipt,
 
-6. it is the client's (``not_by_client``),
-7. and about this award (``other_award``);
+7. it is the client's (``not_by_client``),
+8. and about this award (``other_award``);
 
 without one, unless the execution failed,
 
-8. the author is the provider (``receipt_required``),
-9. the award's time for claiming has come (``too_early``).
+9. the author is the provider (``receipt_required``),
+10. the award's time for claiming has come (``too_early``).
 
 Who counted right when the counts differ is for appraisal and audit to find: both accounts stand signed on the ledger.
 """
@@ -90,26 +91,30 @@ def _check_attestation(opened: OpenAward, award: EntryId, attestation: Signed[At
         raise Forbidden("the attestation is not by the award's provider", param="attestation", reason="not_by_provider")
     if attestation.body.award != award:  # 4
         raise Malformed("the attestation is about another award", param="attestation", reason="other_award")
+    if attestation.body.request_digest != opened.award.bid.request_digest:  # 5
+        raise Malformed(
+            "the attestation is about another request than was bid for", param="attestation", reason="other_request"
+        )
     usage = attestation.body.usage
     if attestation.body.outcome == "failed" and (
         usage.input_tokens or usage.cached_input_tokens or usage.output_tokens
     ):
-        raise Malformed(  # 5
+        raise Malformed(  # 6
             "a failed execution counts no tokens", param="attestation", reason="failed_with_usage"
         )
 
 
 def _check_receipt(opened: OpenAward, award: EntryId, receipt: Signed[Receipt]) -> None:
-    if receipt.signer != opened.client:  # 6
+    if receipt.signer != opened.client:  # 7
         raise Forbidden("the receipt is not by the award's client", param="receipt", reason="not_by_client")
-    if receipt.body.award != award:  # 7
+    if receipt.body.award != award:  # 8
         raise Malformed("the receipt is about another award", param="receipt", reason="other_award")
 
 
 def _check_claim(now_ms: Millis, author: AccountId, opened: OpenAward) -> None:
-    if author != opened.provider:  # 8
+    if author != opened.provider:  # 9
         raise Forbidden("a client settles with its receipt", param="receipt", reason="receipt_required")
-    if now_ms < opened.award.claim_after_ms:  # 9
+    if now_ms < opened.award.claim_after_ms:  # 10
         raise Stale(
             f"without a receipt it settles from {opened.award.claim_after_ms} in the ledger's time, {now_ms} now",
             param="receipt",

@@ -18,6 +18,8 @@ T = TypeVar("T")
 Origin: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}\Z")]
 """Name of a log (C2SP tlog-checkpoint, origin line)."""
 SocketAddress: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:\[\]-]{3,64}\Z")]
+RuleId: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z]{1,32}/v[1-9][0-9]{0,3}\Z")]
+"""A contract of the catalogue and its version, such as ``award/v1``."""
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
 
 
@@ -175,8 +177,8 @@ class Genesis(Record, tag="genesis/v1"):
     origin: Origin
     operator: AccountId
     operator_address: NodeAddress
-    contracts: dict[str, Digest]
-    grants: tuple[Grant, ...]
+    contracts: Annotated[dict[RuleId, Digest], Meta(max_length=64)]
+    grants: Annotated[tuple[Grant, ...], Meta(max_length=256)]
     at_ms: Millis
 
 

@@ -44,7 +44,7 @@ _EXAMPLE_AWARD: Final = {
 }
 _EXAMPLE_ENTRY: Final = '{"account":"…","body":{"kind":"transfer/v1"},"prev":"…","seq":8,"signature":"…"}'
 
-_Salt = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="The 32 bytes that salt the bid's request digest")]
+_Salt = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="The 32 bytes that salt the bid's request digest")]
 _Accounts = Annotated[tuple[AccountId, ...], Meta(max_length=64)]
 
 
@@ -116,35 +116,12 @@ _SIGNED_AWARD: Final = msgspec.json.Decoder(SignedAward)
 def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRouter:
     doors = APIRouter(tags=["Market"])
     _add_bidding(doors, service, config, schemas)
+    _add_awarding(doors, service, config, schemas)
     _add_reading(doors, service, schemas)
     return doors
 
 
 def _add_bidding(doors: APIRouter, service: Service, config: GatewayConfig, schemas: Schemas) -> None:
-    async def buy(request: Request, body: bytes) -> Response:
-        key = api_key(request, service)
-        bid = decode(body, _BID_FOR_KEY)
-        wanted = read_generation(bid.path, bytes(bid.request), output_tokens_default=config.output_tokens_default)
-        if wanted.stream:
-            raise Malformed(f"this door answers whole: post a streamed request to {bid.path}", param="request.stream")
-        events = service.purchase(wanted.purchase(key.account, _preferences(request, bid, wanted, service)))
-        answered = await until_answered(request, events, config.response_bytes_max)
-        if answered is None:
-            return Response()  # nobody is there to read it
-        answer, delivered = answered
-        bought = Bought(
-            award=delivered.award,
-            provider=delivered.provider,
-            outcome=delivered.outcome,
-            usage=delivered.usage,
-            cost_micro=delivered.cost_micro,
-            ttft_ms=delivered.ttft_ms,
-            latency_ms=delivered.latency_ms,
-            receipt=receipt_path(delivered.award),
-            response=as_json(answer),
-        )
-        return json_response(bought)
-
     @doors.post(
         "/v1/bids",
         responses=schemas.answers_as(
@@ -159,8 +136,35 @@ def _add_bidding(doors: APIRouter, service: Service, config: GatewayConfig, sche
         body = await read_body(request, config, bytes_max=config.request_bytes_max)
         if "signed_bid" in decode(body, _FIELDS):
             return json_response(await service.auction(decode(body, _SIGNED_BID).signed_bid))
-        return await buy(request, body)
+        return await _buy(request, body, service, config)
 
+
+async def _buy(request: Request, body: bytes, service: Service, config: GatewayConfig) -> Response:
+    key = api_key(request, service)
+    bid = decode(body, _BID_FOR_KEY)
+    wanted = read_generation(bid.path, bytes(bid.request), output_tokens_default=config.output_tokens_default)
+    if wanted.stream:
+        raise Malformed(f"this door answers whole: post a streamed request to {bid.path}", param="request.stream")
+    events = service.purchase(wanted.purchase(key.account, _preferences(request, bid, wanted, service)))
+    answered = await until_answered(request, events, config.response_bytes_max)
+    if answered is None:
+        return Response()  # nobody is there to read it
+    answer, delivered = answered
+    bought = Bought(
+        award=delivered.award,
+        provider=delivered.provider,
+        outcome=delivered.outcome,
+        usage=delivered.usage,
+        cost_micro=delivered.cost_micro,
+        ttft_ms=delivered.ttft_ms,
+        latency_ms=delivered.latency_ms,
+        receipt=receipt_path(delivered.award),
+        response=as_json(answer),
+    )
+    return json_response(bought)
+
+
+def _add_awarding(doors: APIRouter, service: Service, config: GatewayConfig, schemas: Schemas) -> None:
     @doors.post(
         "/v1/awards",
         responses=schemas.answers_as("application/json", {"type": "object"}, "The engine's answer, whole or as events"),
@@ -189,7 +193,7 @@ def _add_bidding(doors: APIRouter, service: Service, config: GatewayConfig, sche
 
 def _preferences(request: Request, bid: BidForKey, wanted: Generation, service: Service) -> Preferences:
     """The bid's own fields over what headers and the request's ``provider`` object say."""
-    preferences = read_preferences(request.headers, wanted.routing, service.offers(wanted.model))
+    preferences = read_preferences(request.headers, wanted.routing, lambda: service.offers(wanted.model))
     own = {name: getattr(bid, name) for name in Preferences.__struct_fields__}
     return msgspec.structs.replace(preferences, **{name: value for name, value in own.items() if value is not None})
 

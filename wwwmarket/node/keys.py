@@ -28,7 +28,7 @@ _SECRET_BYTES: Final = 32
 
 
 class KeyRecord(Value):
-    id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
     name: Annotated[str, Meta(max_length=128)]
     secret: Digest
     created_ms: Millis

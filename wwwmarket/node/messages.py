@@ -102,7 +102,7 @@ class Order(Record, tag="order/v1"):
     """Sealed, from the gateway: what to run. ``request_bytes`` follow in sealed frames of their own."""
 
     path: _Text
-    salt: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     request_bytes: Count
 
 

@@ -68,6 +68,7 @@ class Snapshot(Record, tag="snapshot/v1"):
     """A whole state, every table in ascending order of its keys: where a replica may start instead of at entry 0."""
 
     genesis: Genesis
+    genesis_entry: EntryId
     now_ms: Millis
     size: Count
     accounts: tuple[AccountRow, ...]
@@ -121,12 +122,12 @@ class State(Tables):
             case Mark():
                 return self._mark(author, checked.body)
             case Genesis():
-                return self._begin(author, checked.body)
+                return self._begin(checked, checked.body)
             case _:
                 assert_never(checked.body)
 
-    def _begin(self, author: AccountId, genesis: Genesis) -> tuple[Row, ...]:
-        if author != genesis.operator:  # 4
+    def _begin(self, checked: Checked, genesis: Genesis) -> tuple[Row, ...]:
+        if checked.account != genesis.operator:  # 4
             raise Forbidden(
                 "a genesis is signed by the operator that it names", param="operator", reason="not_operator"
             )
@@ -135,7 +136,7 @@ class State(Tables):
             raise Malformed("a genesis grants to each account once", param="grants", reason="granted_twice")
         if sum(grant.amount_micro for grant in genesis.grants) > INTEGER_MAX:  # 7
             raise Malformed(f"a genesis grants at most {INTEGER_MAX} micro-credits", param="grants", reason="overflow")
-        self._write_genesis(genesis)
+        self._write_genesis(genesis, checked.id)
         return tuple(
             AccountRow(id=grant.account, value=Account(available_micro=grant.amount_micro)) for grant in genesis.grants
         )
@@ -184,6 +185,7 @@ class State(Tables):
         return canonical.encode(
             Snapshot(
                 genesis=self._genesis,
+                genesis_entry=self._anchor,
                 now_ms=self._now_ms,
                 size=self._size,
                 accounts=tuple(AccountRow(id=name, value=value) for name, value in sorted(self._accounts.items())),
@@ -213,7 +215,7 @@ class State(Tables):
         return state
 
     def _restore(self, snapshot: Snapshot) -> None:
-        self._write_genesis(snapshot.genesis)
+        self._write_genesis(snapshot.genesis, snapshot.genesis_entry)
         self._now_ms = snapshot.now_ms
         self._size = snapshot.size
         for account, value in {row.id: row.value for row in snapshot.accounts}.items():

@@ -27,15 +27,13 @@ class ChainHead(NamedTuple):
     prev: EntryId
 
 
-FIRST: Final = ChainHead(0, NO_ENTRY)
-
-
 class Tables:
     """Implements ``domain.book.Book``. Written by ``rules.state`` alone."""
 
     def __init__(self) -> None:
         self._genesis: Genesis | None = None
         self._genesis_digest: Digest | None = None
+        self._anchor: EntryId = NO_ENTRY
         self._now_ms: Millis = 0
         self._size: Count = 0
         self._accounts: dict[AccountId, Account] = {}
@@ -77,7 +75,8 @@ class Tables:
         return MappingProxyType(self._accounts)
 
     def chain_head(self, account: AccountId) -> ChainHead:
-        return self._chains.get(account, FIRST)
+        """The place of the account's next entry. A first one follows the genesis, so no chain fits another log."""
+        return self._chains.get(account) or ChainHead(0, self._anchor)
 
     def offer(self, offer: EntryId) -> ListedOffer | None:
         return self._offers.get(offer)
@@ -114,8 +113,9 @@ class Tables:
         self._commitment.put("ledger", "", (self._genesis_digest, self._now_ms, self._size))
         return self._commitment.root()
 
-    def _write_genesis(self, genesis: Genesis) -> None:
+    def _write_genesis(self, genesis: Genesis, entry: EntryId) -> None:
         self._genesis = genesis
+        self._anchor = entry
         self._genesis_digest = digest(genesis)
         self._now_ms = genesis.at_ms
 

@@ -8,7 +8,6 @@ from tests.unit.rules.world import CLIENT, PEOPLE, Ledger, make_offer
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import open_entry, sign_entry
 from wwwmarket.domain.errors import Refusal
-from wwwmarket.domain.identity import NO_ENTRY
 from wwwmarket.domain.records import Transfer
 from wwwmarket.rules.check import check
 
@@ -19,7 +18,8 @@ said = st.lists(
 
 def chains(said):
     """Signed entries, each account's in its own order: payments, and offers where there is nobody to pay."""
-    heads = {person.account: (0, NO_ENTRY) for person in PEOPLE}
+    anchor = Ledger.begun().state
+    heads = {person.account: anchor.chain_head(person.account) for person in PEOPLE}
     entries = []
     for author, to, amount in said:
         if to is author:

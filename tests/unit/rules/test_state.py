@@ -59,8 +59,17 @@ def test_a_genesis_grants_all_the_credits_there_are(ledger):
     assert state.total_micro == 5_000_000
     assert dict(state.accounts()) == {person.account: Account(available_micro=1_000_000) for person in PEOPLE}
     assert state.chain_head(OPERATOR.account).next_seq == 1
-    assert state.chain_head(CLIENT.account) == (0, NO_ENTRY)
     assert State(REGISTRY).total_micro == 0
+
+
+def test_an_accounts_first_entry_follows_the_genesis(ledger):
+    """So a chain that began in one log can be replayed in no other, whose genesis differs."""
+    genesis = ledger.state.chain_head(OPERATOR.account).prev
+    assert ledger.state.chain_head(CLIENT.account) == (0, genesis)
+    assert genesis != NO_ENTRY
+    first = ledger.entry(CLIENT, PAY)
+    other = Ledger.begun(at_ms=NOW + 1)
+    refused(Conflict, "chain", other, first)
 
 
 def test_what_was_applied_is_told(ledger):

@@ -330,6 +330,7 @@ def _refused_settlements() -> Iterator[Case]:
     yield settlement("by a stranger", author=STRANGER)
     yield settlement("attested by another", by=STRANGER)
     yield settlement("attested about another award", attested={"award": OFFER})
+    yield settlement("attested about another request", attested={"request_digest": "2" * 64})
     for field, tokens in {"input": usage(1, 0, 0), "cached": usage(0, 1, 0), "output": usage(0, 0, 1)}.items():
         yield settlement(
             f"failed, and {field} counted", attested={"outcome": "failed", "usage": tokens}, received=False

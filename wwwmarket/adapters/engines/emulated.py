@@ -100,7 +100,10 @@ def main() -> None:
     )
     if options.end_with_stdin:
         watch_parent()
-    with socket.create_server((options.host, options.port), backlog=BACKLOG) as listener:
+    # protocol named, so that asyncio turns Nagle's algorithm off on what it accepts
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind((options.host, options.port))
+        listener.listen(BACKLOG)
         port = listener.getsockname()[1]
         app = application(driver, speaker, options.gpu, on_ready=lambda: announce(port))
         config = uvicorn.Config(
