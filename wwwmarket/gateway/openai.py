@@ -63,9 +63,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         key = api_key(request, service)
         body = await read_body(request, config, bytes_max=config.request_bytes_max)
         wanted = read_generation(path, body, output_tokens_default=config.output_tokens_default)
-        capped = wanted.routing is not None and wanted.routing.max_price is not None
-        offers = service.offers(wanted.model) if capped else ()
-        preferences = read_preferences(request.headers, wanted.routing, offers)
+        preferences = read_preferences(request.headers, wanted.routing, lambda: service.offers(wanted.model))
         events = service.purchase(wanted.purchase(key.account, preferences))
         return answer_of(events, config, stream=wanted.stream, include_usage=wanted.include_usage)
 

@@ -71,9 +71,9 @@ _NO_ROUTING: Final = Routing()
 
 
 def read_preferences(
-    headers: Headers, routing: Routing | None, offers: Sequence[tuple[EntryId, ListedOffer]]
+    headers: Headers, routing: Routing | None, offers: Callable[[], Sequence[tuple[EntryId, ListedOffer]]]
 ) -> Preferences:
-    """Headers win over ``routing``. ``offers`` are those for the model; read only under a ``max_price``.
+    """Headers win over ``routing``. ``offers`` gives those for the model, under a ``max_price``.
 
     Raises:
         Malformed: a header or an amount that is none.
@@ -82,8 +82,8 @@ def read_preferences(
     routing = routing or _NO_ROUTING
     price = headers.get("x-wwwmarket-max-price")
     only = tuple(routing.only or ())
-    if routing.max_price is not None and offers:
-        only = _affordable(offers, routing.max_price, only)
+    if routing.max_price is not None and (listed := offers()):
+        only = _affordable(listed, routing.max_price, only)
     return Preferences(
         max_price_micro=None if price is None else credits_micro(price, param="x-wwwmarket-max-price"),
         time_value_micro_per_s=_time_value(headers, routing),

@@ -223,7 +223,9 @@ def answer_of(
     return WholeAnswer(events, config)
 
 
-async def until_answered(request: Request, events: AsyncIterator[DeliveryEvent], bytes_max: int) -> Any:
+async def until_answered(
+    request: Request, events: AsyncIterator[DeliveryEvent], bytes_max: int
+) -> tuple[bytes, Delivered] | None:
     """``whole`` for a door that answers in its own form. None when the client left first."""
     async with until_disconnect(request.receive):
         return await whole(events, bytes_max)
