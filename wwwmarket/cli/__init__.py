@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "node": Command("wwwmarket.cli.node:app", "Run a node that founds a market or joins one; manage its API keys."),
     "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""

@@ -103,8 +103,10 @@ class SendStart(Value):
 
 
 class SendPiece(Value):
+    """``tokens`` counts the engine's pieces in ``data`` that carried generated text."""
+
     data: bytes
-    tokens: bool
+    tokens: Count
 
 
 class AbortEngine(Value):
@@ -234,7 +236,7 @@ class Executor:
     def _said(self, event: EngineSaid) -> list[Effect]:
         if self._first_token_ms is None:
             self._first_token_ms = event.at_ms
-        return self._let_out(SendPiece(data=event.data, tokens=event.tokens))
+        return self._let_out(SendPiece(data=event.data, tokens=int(event.tokens)))
 
     def _let_out(self, effect: SendStart | SendPiece) -> list[Effect]:
         if not self._promised:
@@ -284,6 +286,18 @@ class Executor:
             finished_ms=at_ms,
         )
         return [Attest(attestation=sign(self._key, attestation).signed, reason=reason, engine=engine)]
+
+
+def coalesced(effects: list[Effect]) -> list[Effect]:
+    """The same effects with neighbouring pieces joined: what the engine said in one breath travels as one frame."""
+    joined: list[Effect] = []
+    for effect in effects:
+        last = joined[-1] if joined else None
+        if isinstance(effect, SendPiece) and isinstance(last, SendPiece):
+            joined[-1] = SendPiece(data=last.data + effect.data, tokens=last.tokens + effect.tokens)
+        else:
+            joined.append(effect)
+    return joined
 
 
 def lost(key: KeyPair, award_id: EntryId, award: Award, engine: EngineFingerprint, at_ms: int) -> Signed[Attestation]:

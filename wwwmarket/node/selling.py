@@ -306,9 +306,12 @@ class _Serving:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(_background(self._deadlines()))
             stack.push_async_callback(self._stop_engine)
-            await self._step(first)
+            await self._perform_all(self._machine.step(first))
             while not self._machine.over:
-                await self._step(await self._events.get())
+                effects = self._machine.step(await self._events.get())
+                while not self._events.empty():
+                    effects += self._machine.step(self._events.get_nowait())
+                await self._perform_all(execution.coalesced(effects))
 
     async def _stop_engine(self) -> None:
         if self._engine_task is not None:
@@ -366,8 +369,8 @@ class _Serving:
         await clock.sleep_until_ms(clock.monotonic_ms() + left_ms)
         await self._events.put(execution.CancelAsked(at_ms=clock.now_ms()))
 
-    async def _step(self, event: execution.Event) -> None:
-        for effect in self._machine.step(event):
+    async def _perform_all(self, effects: list[execution.Effect]) -> None:
+        for effect in effects:
             await self._perform(effect)
 
     async def _perform(self, effect: execution.Effect) -> None:

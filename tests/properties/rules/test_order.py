@@ -8,6 +8,7 @@ from tests.unit.rules.world import CLIENT, PEOPLE, Ledger, make_offer
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import open_entry, sign_entry
 from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.identity import NO_ENTRY
 from wwwmarket.domain.records import Transfer
 from wwwmarket.rules.check import check
 
