@@ -27,6 +27,10 @@ class Command(NamedTuple):
 
 COMMANDS: Final[dict[str, Command]] = {
     "node": Command("wwwmarket.cli.node:app", "Run a node that founds a market or joins one; manage its API keys."),
+    "provider": Command("wwwmarket.cli.provider:app", "Sell an engine's idle capacity; see how it goes; leave."),
+    "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
+    "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
+    "account": Command("wwwmarket.cli.account:app", "Show what an account has."),
     "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""

@@ -1,0 +1,225 @@
+"""``wwwmarket node``: run a node that founds a market or joins one, and manage its gateway's API keys."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import typer
+
+from wwwmarket.adapters.keystore import KeyStore
+from wwwmarket.cli.amounts import parse_credits
+from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.options import (
+    GATEWAY,
+    PORT,
+    Bind,
+    Data,
+    EndWithStdin,
+    Gateway,
+    Host,
+    Json,
+    Port,
+    ReadyFile,
+    option,
+    passphrase_of,
+)
+from wwwmarket.cli.output import emit, fail, say
+from wwwmarket.cli.serving import Interrupts, Serving, announced, run_until_told
+from wwwmarket.config import PRESETS
+from wwwmarket.domain.identity import AccountId
+
+_HELP: Final = """Run a node: a gateway for clients, and a replica of the market's ledger.
+
+\b
+  wwwmarket node run                                        found a market on this machine
+  wwwmarket node run --market http://10.0.0.5:8080          join that one as a further gateway
+  wwwmarket node keys create --name ada --budget 5          an API key with 5 credits
+"""
+
+_RUN: Final = """Found a market, or join one as a gateway, and serve until Ctrl-C.
+
+The first Ctrl-C lets what is in flight finish; the second stops at once, and nothing that was promised is lost.
+Standard output says where it serves; the admin token's file is for "node keys".
+
+\b
+  wwwmarket node run
+  wwwmarket node run --origin market.example.org --credits 1000000 --host 0.0.0.0 --bind 0.0.0.0:4433 --preset wan
+  wwwmarket node run --market http://10.0.0.5:8080 --data /srv/gateway --port 8081
+"""
+
+_KEYS: Final = """Make, list, fund and revoke the API keys of a gateway; its admin token is in its data directory.
+
+\b
+  wwwmarket node keys create --name ada --budget 5
+  wwwmarket node keys top-up ID 10
+  wwwmarket node keys list --json
+"""
+
+_CREATE: Final = """Make an API key, paid from the node's account. Its secret is shown this once.
+
+\b
+  wwwmarket node keys create --name ada --budget 5
+  OPENAI_API_KEY=$(wwwmarket node keys create --name ci --budget 1 --json | jq -r .key)
+"""
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys_app = typer.Typer(help=_KEYS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(keys_app, name="keys")
+
+Preset: TypeAlias = Literal["local", "lan", "wan"]
+AdminTokenFile: TypeAlias = Annotated[
+    Path | None,
+    option("--admin-token-file", "The node's admin.token; else the one in your user data directory.", metavar="FILE"),
+]
+KeyId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as 'list' shows it.")]
+
+
+@app.command(help=_RUN)
+def run(
+    *,
+    data: Data = None,
+    origin: Annotated[str, option("--origin", "Name of the market to found.")] = "local.market",
+    market: Annotated[str | None, option("--market", "Gateway of the market to join.", metavar="URL")] = None,
+    host: Host = "127.0.0.1",
+    port: Port = PORT,
+    bind: Bind = "127.0.0.1:0",
+    credit: Annotated[
+        int, option("--credits", "All the credits of a founded market.", parser=parse_credits, metavar="CREDITS")
+    ] = "1000000",  # type: ignore[assignment] # typer parses defaults, too
+    preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
+    ready_file: ReadyFile = None,
+    end_with_stdin: EndWithStdin = False,
+    json: Json = False,
+) -> None:
+    from wwwmarket.bootstrap import NODE_KEY, NodeSettings, default_data
+
+    where = data or default_data("node")
+    settings = NodeSettings(
+        data=where,
+        market=market,
+        origin=origin,
+        credits_micro=credit,
+        host=host,
+        port=port,
+        bind=bind,
+        passphrase=passphrase_of(where, NODE_KEY),
+        config=PRESETS[preset],
+    )
+    run_until_told(_serve(settings, ready_file, stdin=end_with_stdin, json=json))
+
+
+async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: bool) -> None:
+    from wwwmarket.bootstrap import open_node
+
+    with Interrupts(stdin=stdin) as interrupts:
+        async with open_node(settings) as running:
+            serving = serving_of(running, settings.data)
+            emit(serving, json)
+            warn_without_backup(settings.data, serving.account)
+            say(f"Serving at {serving.gateway}: Ctrl-C to leave in order, twice to stop at once.")
+            with announced(serving, ready_file):
+                await interrupts.wait(running.node.wait_failed())
+                say("Leaving: what is in flight is finished first.")
+                await running.node.drain()
+
+
+def serving_of(running: Any, data: Path) -> Serving:
+    """What ``bootstrap.Running`` says of itself."""
+    import os
+
+    return Serving(
+        gateway=running.gateway,
+        openai=f"{running.gateway}/v1",
+        account=running.node.world.key.account,
+        vkey=running.answers.verifier_key(),
+        admin_token_file=str((data / "admin.token").absolute()),
+        data=str(data.absolute()),
+        pid=os.getpid(),
+    )
+
+
+def warn_without_backup(data: Path, account: AccountId) -> None:
+    """A lost key is a lost account: say so until there is a backup."""
+    from wwwmarket.bootstrap import NODE_KEY
+
+    keys = KeyStore(data / "keys")
+    if not keys.has_backup(NODE_KEY, account):
+        say(
+            "No backup of this node's key exists, and a lost key is a lost account: "
+            f"wwwmarket keys backup --name {NODE_KEY} --dir {keys.directory}"
+        )
+
+
+@keys_app.command(help=_CREATE)
+def create(
+    *,
+    name: Annotated[str, option("--name", "Whose key it is, for the list.")],
+    budget: Annotated[
+        int, option("--budget", "Credits that it may spend.", parser=parse_credits, metavar="CREDITS")
+    ] = "0",  # type: ignore[assignment] # typer parses defaults, too
+    gateway: Gateway = GATEWAY,
+    admin_token_file: AdminTokenFile = None,
+    json: Json = False,
+) -> None:
+    from wwwmarket.gateway.keys import CreatedKey, NewKey
+
+    with _admin(gateway, admin_token_file) as client:
+        emit(client.post("/v1/keys", NewKey(name, budget), CreatedKey), json)
+
+
+@keys_app.command("list")
+def list_keys(*, gateway: Gateway = GATEWAY, admin_token_file: AdminTokenFile = None, json: Json = False) -> None:
+    """All API keys of this gateway, without their secrets, and what each has left."""
+    from wwwmarket.gateway.keys import KeyList
+    from wwwmarket.node.service import AccountView
+
+    with _admin(gateway, admin_token_file) as client:
+        rows = [
+            {
+                "id": key.id,
+                "name": key.name,
+                "account": key.account,
+                "revoked": key.revoked,
+                "created_ms": key.created_ms,
+                "available_micro": client.get(f"/v1/accounts/{key.account}", AccountView).balance.available_micro,
+            }
+            for key in client.get("/v1/keys", KeyList).data
+        ]
+    emit(rows, json)
+
+
+@keys_app.command()
+def revoke(
+    key_id: KeyId, *, gateway: Gateway = GATEWAY, admin_token_file: AdminTokenFile = None, json: Json = False
+) -> None:
+    """Revoke an API key; what it has left goes back to the node's account."""
+    from wwwmarket.node.service import ApiKeyView
+
+    with _admin(gateway, admin_token_file) as client:
+        emit(client.request("DELETE", f"/v1/keys/{key_id}", ApiKeyView), json)
+
+
+@keys_app.command("top-up")
+def top_up(
+    key_id: KeyId,
+    amount: Annotated[int, typer.Argument(metavar="CREDITS", help="Credits to add.", parser=parse_credits)],
+    *,
+    gateway: Gateway = GATEWAY,
+    admin_token_file: AdminTokenFile = None,
+    json: Json = False,
+) -> None:
+    """Pay more credits to an API key, from the node's account."""
+    from wwwmarket.gateway.keys import TopUp
+    from wwwmarket.node.service import ApiKeyView
+
+    with _admin(gateway, admin_token_file) as client:
+        emit(client.post(f"/v1/keys/{key_id}/top-up", TopUp(amount), ApiKeyView), json)
+
+
+def _admin(gateway: str, token_file: Path | None) -> GatewayClient:
+    from wwwmarket.bootstrap import default_data
+
+    path = token_file or default_data("node") / "admin.token"
+    try:
+        return GatewayClient(gateway, path.read_text().strip())
+    except OSError as error:
+        fail(f"the admin token cannot be read: {error.strerror}: {path}")

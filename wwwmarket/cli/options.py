@@ -1,0 +1,76 @@
+"""Options that several commands share, and the way every option is read from the environment too."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+import typer
+
+from wwwmarket.adapters.keystore import KeyStore
+from wwwmarket.domain.errors import Unauthorised
+
+PORT: Final = 8080
+GATEWAY: Final = f"http://127.0.0.1:{PORT}"
+
+PASSPHRASE_VARIABLE: Final = "WWWMARKET_PASSPHRASE"  # noqa: S105 - the name of the variable
+WHOLE_PPM: Final = 1_000_000
+
+_SHARE: Final = re.compile(r"(?P<whole>[01])(?:\.(?P<part>[0-9]{1,6}))?", re.ASCII)
+
+
+def option(flag: str, says: str, **more: Any) -> Any:
+    """An option ``--some-name``, which ``WWWMARKET_SOME_NAME`` sets where the command line does not."""
+    variable = "WWWMARKET_" + flag.removeprefix("--").upper().replace("-", "_")
+    return typer.Option(flag, help=says, envvar=variable, **more)
+
+
+Gateway: TypeAlias = Annotated[str, option("--gateway", "Address of a node's gateway.", metavar="URL")]
+ApiKey: TypeAlias = Annotated[str, option("--api-key", "An API key of that gateway: sk-…", metavar="KEY")]
+Json: TypeAlias = Annotated[bool, option("--json", "Print JSON on stdout, and nothing else there.")]
+Data: TypeAlias = Annotated[
+    Path | None, option("--data", "Where its key and database are; else your user data directory.", metavar="DIR")
+]
+ReadyFile: TypeAlias = Annotated[
+    Path | None,
+    option("--ready-file", "Write a JSON file here when it serves, and remove it at the end.", metavar="FILE"),
+]
+Bind: TypeAlias = Annotated[
+    str, option("--bind", "UDP address for other nodes; port 0 keeps the one of last time.", metavar="HOST:PORT")
+]
+Host: TypeAlias = Annotated[str, option("--host", "Address that the gateway listens on.")]
+Port: TypeAlias = Annotated[int, option("--port", "The gateway's TCP port; 0 takes a free one.", min=0, max=65_535)]
+EndWithStdin: TypeAlias = Annotated[
+    bool, option("--end-with-stdin", "Leave in order when standard input ends, as it does with the parent's end.")
+]
+
+
+def parse_share(text: str) -> int:
+    """Parts per million from a decimal between 0 and 1, exactly: the ``parser`` of every share's option.
+
+    Raises:
+        typer.BadParameter: not such a decimal.
+    """
+    share = _SHARE.fullmatch(text)
+    ppm = int(share["whole"]) * WHOLE_PPM + int((share["part"] or "").ljust(6, "0")) if share else WHOLE_PPM + 1
+    if ppm > WHOLE_PPM:
+        raise typer.BadParameter(f"{text!r} is not a share: write a decimal from 0 to 1, at most six digits long")
+    return ppm
+
+
+def passphrase_of(data: Path, name: str) -> bytes | None:
+    """What opens the key ``name`` under ``data``: from the environment, or asked for where the key needs one.
+
+    Raises:
+        Unauthorised: it needs one, and there is nobody to ask.
+    """
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    if given is not None:
+        return os.fsencode(given)
+    keys = KeyStore(data / "keys")
+    if not keys.path(name).exists() or not keys.is_encrypted(name):
+        return None
+    if not sys.stdin.isatty():
+        raise Unauthorised(f"no passphrase: set {PASSPHRASE_VARIABLE}, or run at a terminal to be asked for it")
+    return str(typer.prompt(f"Passphrase of {keys.path(name)}", hide_input=True, err=True)).encode()

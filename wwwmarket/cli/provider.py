@@ -1,0 +1,315 @@
+"""``wwwmarket provider``: sell an engine's idle capacity, see how it goes, leave in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from wwwmarket.cli.amounts import credits_text, parse_credits
+from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.node import Preset, serving_of, warn_without_backup
+from wwwmarket.cli.options import (
+    Bind,
+    Data,
+    EndWithStdin,
+    Host,
+    Json,
+    Port,
+    ReadyFile,
+    option,
+    parse_share,
+    passphrase_of,
+)
+from wwwmarket.cli.output import emit, fail, printable, say
+from wwwmarket.cli.serving import Interrupts, Serving, announced, find_running, run_until_told
+from wwwmarket.config import PRESETS
+from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.quantity import Prices, Slo
+
+if TYPE_CHECKING:
+    from wwwmarket.bootstrap import NodeSettings, OfferSettings, Running
+    from wwwmarket.node.offering import Offering
+
+_HELP: Final = """Sell an engine's idle capacity on a market, under your own prices and promises.
+
+\b
+  wwwmarket provider join --market http://10.0.0.5:8080 --engine http://127.0.0.1:8000 \\
+      --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
+  wwwmarket provider status
+  wwwmarket provider leave
+"""
+
+_JOIN: Final = """Publish an offer for an engine, serve what it wins, and leave in order at Ctrl-C.
+
+Prices are credits per million tokens, exact decimals, and they are ceilings: an idle provider asks --ask-floor of them,
+and more as its sequences fill. --ttft-ms and --tpot-ms are what you promise for 95 of 100 requests. The engine is any
+OpenAI-compatible server, or "embedded": a llama.cpp with a small model, for trying things out.
+
+\b
+  wwwmarket provider join --market http://10.0.0.5:8080 --engine http://127.0.0.1:8000 --model qwen3-8b \\
+      --price-input 0.10 --price-cached-input 0.02 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
+  wwwmarket provider join --market http://127.0.0.1:8080 --engine embedded \\
+      --price-input 0.05 --price-output 0.20 --ttft-ms 1000 --tpot-ms 50 --capacity 4 --ask-floor 0.8
+"""
+
+_LEAVE: Final = """Ask the running provider to withdraw its offer, finish what is in flight, and leave.
+
+\b
+  wwwmarket provider leave
+  wwwmarket provider leave --data /srv/provider --timeout-s 120
+"""
+
+_LIVE_EVERY_S: Final = 0.5
+_WITHDRAW_TIMEOUT_S: Final = 10.0
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=_JOIN)
+def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider lives
+    *,
+    market: Annotated[str, option("--market", "Gateway of the market's node.", metavar="URL")],
+    engine: Annotated[str, option("--engine", "Base address of the engine, or: embedded.", metavar="URL")],
+    model: Annotated[str | None, option("--model", "Which of its models; else the first.")] = None,
+    price_input: Annotated[
+        int, option("--price-input", "Per million input tokens.", parser=parse_credits, metavar="CREDITS")
+    ],
+    price_output: Annotated[
+        int, option("--price-output", "Per million output tokens.", parser=parse_credits, metavar="CREDITS")
+    ],
+    price_cached_input: Annotated[
+        int | None,
+        option(
+            "--price-cached-input",
+            "Per million input tokens found in the cache; else as --price-input.",
+            parser=parse_credits,
+            metavar="CREDITS",
+        ),
+    ] = None,
+    ttft_ms: Annotated[int, option("--ttft-ms", "Promised time to first token.", min=1)],
+    tpot_ms: Annotated[int, option("--tpot-ms", "Promised time per output token after it.", min=1)],
+    capacity: Annotated[
+        int, option("--capacity", "Sequences on offer at once.", min=1, max=65_536, metavar="SEQUENCES")
+    ],
+    tokens_per_s: Annotated[
+        int | None,
+        option("--tokens-per-s", "Output tokens per second over all of them; else what --tpot-ms comes to.", min=1),
+    ] = None,
+    ask_floor: Annotated[
+        int, option("--ask-floor", "Share of the prices asked when idle.", parser=parse_share, metavar="SHARE")
+    ] = "0.5",  # type: ignore[assignment] # typer parses defaults, too
+    accept: Annotated[
+        int, option("--accept", "Share of bids that are answered.", parser=parse_share, metavar="SHARE")
+    ] = "1.0",  # type: ignore[assignment] # typer parses defaults, too
+    bond: Annotated[
+        int, option("--bond", "Credits that stand for the promises.", parser=parse_credits, metavar="CREDITS")
+    ] = "0",  # type: ignore[assignment] # typer parses defaults, too
+    precision: Annotated[str | None, option("--precision", "Of its weights, where the engine does not say.")] = None,
+    blind: Annotated[bool, option("--blind", "The engine has no metrics: its load is only what goes by here.")] = False,
+    api_key_env: Annotated[
+        str | None, option("--api-key-env", "Variable that holds the engine's API key.", metavar="NAME")
+    ] = None,
+    data: Data = None,
+    host: Host = "127.0.0.1",
+    port: Port = 0,
+    bind: Bind = "127.0.0.1:0",
+    preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
+    ready_file: ReadyFile = None,
+    end_with_stdin: EndWithStdin = False,
+    json: Json = False,
+) -> None:
+    from wwwmarket.bootstrap import NODE_KEY, NodeSettings, OfferSettings, default_data
+
+    cached = price_input if price_cached_input is None else price_cached_input
+    if cached > price_input:
+        raise typer.BadParameter("cached input costs at most what input costs", param_hint="--price-cached-input")
+    where = data or default_data("provider")
+    offer = OfferSettings(
+        engine=engine,
+        model=model,
+        prices=Prices(
+            input_micro_per_mtok=price_input, cached_input_micro_per_mtok=cached, output_micro_per_mtok=price_output
+        ),
+        slo=Slo(ttft_ms=ttft_ms, tpot_ms=tpot_ms),
+        sequences=capacity,
+        tokens_per_s=tokens_per_s or max(1, capacity * 1_000 // tpot_ms),
+        floor_ppm=ask_floor,
+        accept_ppm=accept,
+        bond_micro=bond,
+        precision=precision,
+        api_key=_engine_key(api_key_env),
+        blind=blind,
+    )
+    settings = NodeSettings(
+        data=where,
+        market=market,
+        host=host,
+        port=port,
+        bind=bind,
+        passphrase=passphrase_of(where, NODE_KEY),
+        config=PRESETS[preset],
+    )
+    run_until_told(_sell(settings, offer, ready_file, stdin=end_with_stdin, json=json))
+
+
+@app.command()
+def status(
+    *,
+    gateway: Annotated[
+        str | None, option("--gateway", "The provider's own gateway; else found by --data.", metavar="URL")
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """How a provider is: its offers, what is in flight, what it has earned."""
+    from wwwmarket.gateway.market import OfferList
+    from wwwmarket.node.service import AccountView, NodeStatus
+
+    with GatewayClient(gateway or _running(data).gateway) as client:
+        node = client.get("/v1/status", NodeStatus)
+        account = client.get(f"/v1/accounts/{node.account}", AccountView)
+        offers = [one for one in client.get("/v1/offers", OfferList, limit=1_000).data if one.provider == node.account]
+    emit(
+        {
+            "account": node.account,
+            "gateway": client.base,
+            "market": node.origin,
+            "in_flight": node.in_flight,
+            "draining": node.draining,
+            "balance": account.balance,
+            "offers": [
+                {
+                    "id": one.id,
+                    "model": one.offer.model.name,
+                    "prices": one.offer.prices,
+                    "slo": one.offer.promise.slo,
+                    "sequences": one.offer.capacity.sequences,
+                    "valid_until_ms": one.offer.valid_until_ms,
+                }
+                for one in offers
+            ],
+        },
+        json,
+    )
+
+
+@app.command(help=_LEAVE)
+def leave(
+    *,
+    data: Data = None,
+    timeout_s: Annotated[int, option("--timeout-s", "How long to wait until it has left.", min=1)] = 60,
+    json: Json = False,
+) -> None:
+    serving = _running(data)
+    os.kill(serving.pid, signal.SIGTERM)
+    until_s = time.monotonic() + timeout_s
+    while (Path(serving.data) / "running.json").exists():
+        if time.monotonic() > until_s:
+            fail(f"process {serving.pid} is still finishing what it has in flight after {timeout_s} s")
+        time.sleep(0.05)
+    emit({"account": serving.account, "left": True}, json)
+
+
+def _running(data: Path | None) -> Serving:
+    """The provider at work over ``data``, known by its gateway: a process number alone may be another's by now."""
+    from wwwmarket.bootstrap import default_data
+    from wwwmarket.node.service import NodeStatus
+
+    serving = find_running(data or default_data("provider"))
+    with GatewayClient(serving.gateway) as client:
+        if client.get("/v1/status", NodeStatus).account != serving.account:
+            fail(f"what answers at {serving.gateway} is not the provider of {serving.data}")
+    return serving
+
+
+def _engine_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise typer.BadParameter(f"the variable {variable} is not set", param_hint="--api-key-env")
+    return key
+
+
+async def _sell(
+    settings: "NodeSettings", offer: "OfferSettings", ready_file: Path | None, *, stdin: bool, json: bool
+) -> None:
+    from wwwmarket.bootstrap import begin_selling, open_engine, open_node
+
+    async with contextlib.AsyncExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts(stdin=stdin))
+        engine, description, served = await stack.enter_async_context(open_engine(offer))
+        running = await stack.enter_async_context(open_node(settings))
+        offering = await begin_selling(running.node, engine, description, served, offer)
+        serving = serving_of(running, settings.data)
+        emit({**_fields(serving), "model": served.name, "offer": offering.current}, json)
+        warn_without_backup(settings.data, serving.account)
+        say(f"Selling {printable(served.name)}: Ctrl-C to leave in order, twice to stop at once.")
+        stack.enter_context(announced(serving, ready_file))
+        async with _live_line(running):
+            await interrupts.wait(running.node.wait_failed())
+        say("Leaving: the offer is withdrawn, and what is in flight is finished first.")
+        await _leave_market(running, offering)
+
+
+def _fields(serving: Serving) -> dict[str, object]:
+    return {name: getattr(serving, name) for name in serving.__struct_fields__}
+
+
+async def _leave_market(running: "Running", offering: "Offering") -> None:
+    try:
+        async with asyncio.timeout(_WITHDRAW_TIMEOUT_S):
+            await offering.withdraw()
+    except (Refusal, TimeoutError) as error:
+        say(f"The offer could not be withdrawn, and lapses by itself: {error or 'the ledger does not answer'}")
+    await running.node.drain()
+
+
+@contextlib.asynccontextmanager
+async def _live_line(running: "Running") -> AsyncIterator[None]:
+    """One line on a terminal's stderr that says how it goes; nothing where a program reads."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, highlight=False)
+    earned_before = _balance(running)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        task = asyncio.create_task(_refresh(live, running, earned_before))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def _refresh(live: Any, running: "Running", balance_before: int) -> None:
+    while True:
+        live.update(
+            live_text(running.answers.counters().counters, _in_flight(running), _balance(running) - balance_before)
+        )
+        live.refresh()
+        await asyncio.sleep(_LIVE_EVERY_S)
+
+
+def live_text(counters: dict[str, float], in_flight: int, earned_micro: int) -> str:
+    """What a provider sees while it sells."""
+    asked, won = int(counters.get("bids_received_total", 0)), int(counters.get("awards_received_total", 0))
+    return f"asked {asked} · won {won} · in flight {in_flight} · earned {credits_text(earned_micro)} credits"
+
+
+def _in_flight(running: "Running") -> int:
+    return 0 if running.node.selling is None else running.node.selling.in_flight
+
+
+def _balance(running: "Running") -> int:
+    account = running.answers.account(running.node.world.key.account).balance
+    return account.available_micro + account.bonded_micro
