@@ -234,7 +234,7 @@ class Buyer:
         match event:
             case Begun():
                 self._begun_ms = event.at_ms
-                return self._try_next(event.at_ms)
+                return self._try_next(event.at_ms, "nobody was asked")
             case Adopted():
                 return self._adopt(event)
             case AwardSigned():
@@ -264,10 +264,10 @@ class Buyer:
             return False
         return event.award is not None and event.award != self._award
 
-    def _try_next(self, at_ms: int) -> list[Effect]:
+    def _try_next(self, at_ms: int, reason: str) -> list[Effect]:
         if not self._left or self._attempt >= self._terms.attempts_max:
-            tried = f"{self._attempt} of the asked providers" if self._attempt else "no provider"
-            return self._fail(Unavailable(f"{tried} could start this request; try again", retry_after_ms=1_000))
+            tried = f"none of the {self._attempt} best providers could start this request, the last because: "
+            return self._fail(Unavailable(tried + reason, retry_after_ms=1_000))
         winner, *others = self._left
         self._left = others
         self._attempt += 1
@@ -306,7 +306,7 @@ class Buyer:
         dropped: list[Effect] = [] if self._award is None else [Abandon(award=self._award)]
         if event.refusal.reason == "chain" and self._started is None and self._contender is not None:
             self._left.insert(0, self._contender)
-            return [*dropped, *self._try_next(event.at_ms)]
+            return [*dropped, *self._try_next(event.at_ms, event.refusal.message)]
         return [*dropped, *self._fail(event.refusal)]
 
     def _answer_started(self, event: AnswerStarted) -> list[Effect]:
@@ -372,7 +372,7 @@ class Buyer:
         if self._client_gone or self._started is not None:
             message = f"the provider stopped in the middle of its answer: {reason}; nothing is charged for it"
             return [dropped, *self._fail(Unavailable(message, retry_after_ms=1_000))]
-        return [dropped, *self._try_next(at_ms)]
+        return [dropped, *self._try_next(at_ms, reason)]
 
     def _overdue(self, event: FirstTokenOverdue) -> list[Effect]:
         if self._started is not None or self._client_gone:

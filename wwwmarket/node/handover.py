@@ -76,10 +76,10 @@ class Attempt:
         await self.abandon()
 
     async def abandon(self) -> None:
-        finished = self._task.done()
+        """Drop the stream; what was finished on it still arrives."""
         self._task.cancel()
         await asyncio.wait((self._task,))
-        if self._stream is not None and not finished:
+        if self._stream is not None:
             await self._stream.abort()
 
     async def _run(self) -> None:
