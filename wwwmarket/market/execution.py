@@ -4,7 +4,7 @@ It promises that no byte of an answer leaves before the award is durable here an
 award it takes ends in exactly one attestation. It does not know how engines are spoken to, nor how bytes are sealed.
 """
 
-from typing import TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from wwwmarket.crypto import digest as digests
 from wwwmarket.crypto.digest import ResponseHasher
@@ -121,6 +121,9 @@ class Attest(Value):
     engine: tuple[int, bytes] | None = None
 
 
+AWARD_LIFE_MS_MAX: Final = 2 * 60 * 60_000
+"""More than any contract admits: an award is remembered until it ends, and a stranger must not choose for how long."""
+
 Effect: TypeAlias = RunEngine | KeepAward | SendStart | SendPiece | AbortEngine | Attest
 
 
@@ -132,6 +135,7 @@ def check_award(award: Award, by: AccountId, own: AccountId, at_ms: int) -> None
     3. The ask answers this very bid.                (Conflict)
     4. The client pays at least what was asked.      (Conflict)
     5. The award can still be executed and settled.  (Stale)
+    6. It ends in a time for which a ledger locks.   (Conflict)
     """
     ask = award.winner.body
     if by != award.bid.client:
@@ -148,6 +152,8 @@ def check_award(award: Award, by: AccountId, own: AccountId, at_ms: int) -> None
         raise Conflict("the award pays less than was asked", reason="award_4")
     if at_ms >= award.claim_after_ms:
         raise Stale("the award is too old to be executed", reason="award_5")
+    if award.expires_ms > at_ms + AWARD_LIFE_MS_MAX:
+        raise Conflict("the award ends later than any ledger admits", reason="award_6")
 
 
 class Executor:
@@ -221,6 +227,9 @@ class Executor:
         return [RunEngine(path=event.path, request=event.request, output_tokens_max=bound), KeepAward()]
 
     def _release(self, event: Promised) -> list[Effect]:
+        """The first promise counts. Whatever comes after it cannot take back what was let out for it."""
+        if self._promised:
+            return []
         said = event.inclusion.body
         if event.inclusion.by != self._ledger.operator or said.origin != self._ledger.origin or said.entry != self._id:
             return self._fail(event.at_ms, "the promise of inclusion is not this ledger's word on this award")

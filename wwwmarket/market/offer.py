@@ -128,10 +128,10 @@ class Seller:
     def _answer(self, event: BidReceived) -> Effect:
         offer = self._offers.get(event.offer)
         bid = event.bid.body
+        self._forget_old_holds(event.at_ms)
         reason = self._why_not(offer, event)
         if reason is not None or offer is None:
             return BidDeclined(reason=reason or "this offer is not ours", retry_after_ms=self._hold_ms)
-        self._forget_old_holds(event.at_ms)
         forecast = self._forecaster.forecast(
             input_tokens=bid.input_tokens,
             output_tokens=bid.expected_output_tokens,
