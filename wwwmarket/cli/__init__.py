@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "demo": Command("wwwmarket.cli.demo:demo", "Run a whole market on this machine, and audit it."),
     "node": Command("wwwmarket.cli.node:app", "Run a node that founds a market or joins one; manage its API keys."),
     "provider": Command("wwwmarket.cli.provider:app", "Sell an engine's idle capacity; see how it goes; leave."),
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),

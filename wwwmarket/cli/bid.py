@@ -158,10 +158,10 @@ def pieces(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _award(headers: httpx.Headers) -> str:
-    award = headers.get("x-wwwmarket-award")
-    if award is None:
+    award = headers.get("x-wwwmarket-award", "")
+    if not award:
         raise Malformed("what answered is no gateway of a market: its answer names no award")
-    return award
+    return str(award)
 
 
 def _tell(client: GatewayClient, award: str) -> None:

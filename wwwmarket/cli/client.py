@@ -8,7 +8,16 @@ from typing import Any, Final, Self, TypeVar
 import httpx
 import msgspec
 
-from wwwmarket.domain.errors import Malformed, Refusal, TooLarge, Unavailable
+from wwwmarket.domain.errors import (
+    Forbidden,
+    InsufficientCredit,
+    Malformed,
+    NotFound,
+    Refusal,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
@@ -16,6 +25,8 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 620.0
 """A little over the longest execution that a market allows."""
+_KINDS: Final = {401: Unauthorised, 402: InsufficientCredit, 403: Forbidden, 404: NotFound}
+"""The refusals that a command may want to tell apart."""
 _HEADER: Final = bytes(range(0x21, 0x7F))
 
 
@@ -46,9 +57,9 @@ class GatewayClient:
         """The answer at ``path`` as ``shape``. Raises as ``request``."""
         return self.request("GET", path, shape, params=query)
 
-    def post(self, path: str, body: object, shape: type[T]) -> T:
+    def post(self, path: str, body: object, shape: type[T], headers: dict[str, str] | None = None) -> T:
         """The answer to ``body`` as JSON. Raises as ``request``."""
-        return self.request("POST", path, shape, content=msgspec.json.encode(body))
+        return self.request("POST", path, shape, content=msgspec.json.encode(body), headers=headers)
 
     def request(self, method: str, path: str, shape: type[T], **sent: Any) -> T:
         """One request and its whole answer.
@@ -105,7 +116,7 @@ class GatewayClient:
             told = msgspec.json.decode(data, type=_Problem).error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Refusal(f"{self.base} answered with HTTP status {status}", reason=str(status))
-        return Refusal(told.message, reason=told.code)
+        return _KINDS.get(status, Refusal)(told.message, reason=told.code)
 
 
 def _credentials(secret: str | None) -> dict[str, str]:

@@ -74,7 +74,7 @@ KeyId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The key's i
 
 
 @app.command(help=_RUN)
-def run(
+def run(  # noqa: PLR0913 - each is a choice about the node
     *,
     data: Data = None,
     origin: Annotated[str, option("--origin", "Name of the market to found.")] = "local.market",
@@ -145,7 +145,7 @@ def warn_without_backup(data: Path, account: AccountId) -> None:
     if not keys.has_backup(NODE_KEY, account):
         say(
             "No backup of this node's key exists, and a lost key is a lost account: "
-            f"wwwmarket keys backup --name {NODE_KEY} --dir {keys.directory}"
+            f"wwwmarket keys backup --name {NODE_KEY} --dir {keys.directory.absolute()}"
         )
 
 

@@ -163,7 +163,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
 def status(
     *,
     gateway: Annotated[
-        str | None, option("--gateway", "The provider's own gateway; else found by --data.", metavar="URL")
+        str | None, option("--provider-gateway", "The provider's own gateway; else found by --data.", metavar="URL")
     ] = None,
     data: Data = None,
     json: Json = False,
@@ -267,8 +267,10 @@ async def _leave_market(running: "Running", offering: "Offering") -> None:
     try:
         async with asyncio.timeout(_WITHDRAW_TIMEOUT_S):
             await offering.withdraw()
-    except (Refusal, TimeoutError) as error:
-        say(f"The offer could not be withdrawn, and lapses by itself: {error or 'the ledger does not answer'}")
+    except TimeoutError:
+        say("The offer could not be withdrawn, and lapses by itself: the ledger does not answer.")
+    except Refusal as refusal:
+        say(f"The offer could not be withdrawn, and lapses by itself: {refusal.message}")
     await running.node.drain()
 
 
@@ -293,9 +295,8 @@ async def _live_line(running: "Running") -> AsyncIterator[None]:
 
 async def _refresh(live: Any, running: "Running", balance_before: int) -> None:
     while True:
-        live.update(
-            live_text(running.answers.counters().counters, _in_flight(running), _balance(running) - balance_before)
-        )
+        counters, earned_micro = running.answers.counters().counters, _balance(running) - balance_before
+        live.update(live_text(counters, _in_flight(running), earned_micro))
         live.refresh()
         await asyncio.sleep(_LIVE_EVERY_S)
 
