@@ -218,7 +218,9 @@ class Buyer:
         self._contender: Contender | None = None
         self._begun_ms = 0
         self._first_token_ms: int | None = None
-        self._started: str | None = None
+        self._content_type: str | None = None
+        self._arrived = False
+        self._adopted = False
         self._hasher = ResponseHasher()
         self._token_bytes = 0
         self._client_gone = False
@@ -273,7 +275,7 @@ class Buyer:
         self._attempt += 1
         self._contender = winner
         self._award = None
-        self._started = None
+        self._content_type = None
         self._hasher = ResponseHasher()
         self._token_bytes = 0
         return [SignAward(award=self._propose(at_ms, winner, others), contender=winner, attempt=self._attempt)]
@@ -288,6 +290,7 @@ class Buyer:
         self._contender = self._left[0]
         self._left = []
         self._attempt = 1
+        self._adopted = True
         return self._hand_over(event.at_ms, event.award)
 
     def _hand_over(self, at_ms: int, award: EntryId) -> list[Effect]:
@@ -302,44 +305,53 @@ class Buyer:
         ]
 
     def _refused(self, event: AwardRefused) -> list[Effect]:
-        """A refusal is the ledger's last word on this money; only a lost place in the chain is worth a retry."""
+        """A refusal is the ledger's last word on this money; only a lost place in the chain is worth a retry, and only
+        where this node signs.
+        """
         dropped: list[Effect] = [] if self._award is None else [Abandon(award=self._award)]
-        if event.refusal.reason == "chain" and self._started is None and self._contender is not None:
+        final = self._arrived or self._adopted or self._client_gone
+        if event.refusal.reason == "chain" and not final and self._contender is not None:
             self._left.insert(0, self._contender)
             return [*dropped, *self._try_next(event.at_ms, event.refusal.message)]
         return [*dropped, *self._fail(event.refusal)]
 
     def _answer_started(self, event: AnswerStarted) -> list[Effect]:
-        if self._started is not None:
+        """Nothing is begun for the client before there is something to give: until then the next-best ask can be taken."""
+        if self._content_type is not None:
             return self._broken(event.at_ms, "the provider began its answer twice")
-        self._started = event.content_type
-        return [] if self._client_gone else [Start(content_type=event.content_type)]
+        self._content_type = event.content_type
+        return []
 
     def _piece(self, event: PieceArrived) -> list[Effect]:
-        if self._started is None:
+        if self._content_type is None:
             return self._broken(event.at_ms, "the provider sent an answer that it had not begun")
-        if self._first_token_ms is None:
-            self._first_token_ms = event.at_ms
+        opening: list[Effect] = [] if self._arrived else [Start(content_type=self._content_type)]
+        self._arrived = True
         self._hasher.update(event.data)
         if event.tokens:
             self._token_bytes += len(event.data)
-        return [] if self._client_gone else [Deliver(data=event.data, tokens=event.tokens)]
+            if self._first_token_ms is None:
+                self._first_token_ms = event.at_ms
+        return [] if self._client_gone else [*opening, Deliver(data=event.data, tokens=event.tokens)]
 
     def _attested(self, event: Attested) -> list[Effect]:
         said = event.attestation.body
         assert self._award is not None
         assert self._contender is not None
-        if event.attestation.by != self._contender.ask.by or said.award != self._award:
+        about = (said.award, said.request_digest)
+        if event.attestation.by != self._contender.ask.by or about != (self._award, self._bid.request_digest):
             return self._broken(event.at_ms, "the provider attested another execution than its own")
         receipt = self._receipt(event.at_ms, said)
         settle = Settle(attestation=event.attestation.signed, receipt=receipt)
-        if said.outcome != "failed":
+        if said.outcome != "failed" and (self._arrived or self._client_gone):
             self._over = True
             return [settle, self._finish(event.at_ms, said.outcome, receipt.usage)]
+        if said.outcome != "failed":
+            return [settle, *self._broken(event.at_ms, f"the provider attested {said.outcome} without an answer")]
         if event.engine is not None:
             refusal = Refusal("the engine refused the request", reason="engine_refused")
             return [settle, *self._fail(refusal, event.engine)]
-        return [settle, *self._broken(event.at_ms, event.reason)]
+        return [settle, *self._broken(event.at_ms, f"{event.reason}; nothing is charged for it")]
 
     def _receipt(self, at_ms: int, said: Attestation) -> Receipt:
         usage = self._plausible(said.usage)
@@ -356,7 +368,7 @@ class Buyer:
 
     def _plausible(self, usage: Usage) -> Usage:
         """Nobody can have read more than was bid for, nor written more tokens than bytes arrived."""
-        if self._first_token_ms is None:
+        if not self._arrived:
             return NO_USAGE
         input_tokens = min(usage.input_tokens, self._bid.max_input_tokens)
         return Usage(
@@ -369,13 +381,13 @@ class Buyer:
         """Before the first token the next-best ask is taken; after it the client hears what happened."""
         assert self._award is not None
         dropped = Abandon(award=self._award)
-        if self._client_gone or self._started is not None:
-            message = f"the provider stopped in the middle of its answer: {reason}; nothing is charged for it"
+        if self._client_gone or self._arrived:
+            message = f"the provider stopped in the middle of its answer: {reason}"
             return [dropped, *self._fail(Unavailable(message, retry_after_ms=1_000))]
         return [dropped, *self._try_next(at_ms, reason)]
 
     def _overdue(self, event: FirstTokenOverdue) -> list[Effect]:
-        if self._started is not None or self._client_gone:
+        if self._arrived or self._client_gone:
             return []
         return self._broken(event.at_ms, "no first token in the promised time")
 
