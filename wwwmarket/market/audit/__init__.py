@@ -1,0 +1,55 @@
+"""The audit: a whole log read again by somebody who trusts nobody, and every claim in it recomputed.
+
+It promises: each check below either holds for every entry that was read, or is named in a finding; one fault gives one
+violation, and what only follows from it is told as a consequence. It needs no copy of anything but the log's own files
+and, to know whose log it is, the log's verifier key. It refuses to know where the files come from.
+
+Of the files
+
+1. the checkpoint is signed by the log's key, under the log's name, which the genesis and its operator share,
+2. there are as many entries as the checkpoint covers, in bundles of the stated width, and at least a genesis,
+3. the tree over the entries has the checkpoint's root,
+4. every tile of hashes is that of the entries,
+5. entries are proven to be in the tree from the tiles alone (all in a small log, evenly spread samples of a large one);
+
+of each entry
+
+6. its bytes are canonical, of a known kind, and signed by its author,
+7. it is the next of its account's chain,
+8. the asks, attestations and receipts inside it are signed by their signers;
+
+of the market
+
+9. the contracts that the genesis puts in force are those of this program, by source hash,
+10. the contract of its kind accepts each entry,
+11. ledger time never goes back, each mark has the root of the replayed state, and the checkpoint follows a mark,
+12. the award is the auction's outcome: the best ask won, prices and lock are those of the clearing,
+13. an award is settled once, and pays what the counted tokens cost,
+14. nobody spends what it has not, and all accounts together always hold what the genesis granted,
+15. what is locked or bonded belongs to an open award or a listed offer, and none outlives its expiry,
+16. balances claimed outside of the log are those of the replay.
+
+The ids are stable. Out of scope: asks that an award knows by digest only (their signers can prove an omission), a log
+that was cut back to an older checkpoint of its own (compare with another copy), and an operator that stops marking.
+"""
+
+from wwwmarket.market.audit.auditor import Auditor
+from wwwmarket.market.audit.events import BalanceClaimed, BundleRead, CheckpointRead, Event, StretchRead, TileRead
+from wwwmarket.market.audit.findings import Check, CheckResult, Finding, Report
+from wwwmarket.market.audit.reading import Log, follow
+
+__all__ = [
+    "Auditor",
+    "BalanceClaimed",
+    "BundleRead",
+    "Check",
+    "CheckResult",
+    "CheckpointRead",
+    "Event",
+    "Finding",
+    "Log",
+    "Report",
+    "StretchRead",
+    "TileRead",
+    "follow",
+]
