@@ -316,7 +316,7 @@ class Buyer:
         return [*dropped, *self._fail(event.refusal)]
 
     def _answer_started(self, event: AnswerStarted) -> list[Effect]:
-        """Nothing is begun for the client before there is something to give: until then the next-best ask can be taken."""
+        """Nothing is begun for the client before there is something to give: until then another can be asked."""
         if self._content_type is not None:
             return self._broken(event.at_ms, "the provider began its answer twice")
         self._content_type = event.content_type
