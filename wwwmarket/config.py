@@ -12,9 +12,9 @@ _PATIENT: Final = Slo(ttft_ms=10_000, tpot_ms=1_000)
 class AuctionConfig:
     neighbours_asked: int = 3
     """Few and random beats many and near; with oneself this makes four asks, at any market's size."""
-    ask_timeout_ms: int = 150
+    ask_timeout_ms: int = 300
     """One round trip to the slowest neighbour and its engine poll; a late ask is a silent one."""
-    hold_ms: int = 300
+    hold_ms: int = 600
     """About two round trips: long enough for the award to arrive, short enough that losers' slots are free again."""
     bid_validity_ms: int = 30_000
     """Covers the auction, a failover, and the lag of ledger time behind the clock."""
@@ -57,6 +57,8 @@ class LedgerConfig:
     """How often new entries are covered by a checkpoint, and how old ledger time may be while there is traffic."""
     covered_within_ms: int = 5_000
     """What the operator promises for that; 20 times the interval, so that a busy disk is not a broken promise."""
+    follow_interval_ms: int = 50
+    """How long news for followers are gathered; what is urgent to a provider, the promise, travels with its award."""
     idle_mark_ms: int = 1_000
     """How far ledger time may fall behind while nothing comes but awards are open, so that they can expire."""
     stale_time_ms: int = 5_000
@@ -89,7 +91,7 @@ class NodeConfig:
 
 
 LOCAL: Final = NodeConfig()
-LAN: Final = replace(LOCAL, auction=replace(LOCAL.auction, ask_timeout_ms=250, hold_ms=500))
+LAN: Final = replace(LOCAL, auction=replace(LOCAL.auction, ask_timeout_ms=400, hold_ms=800))
 WAN: Final = replace(
     LOCAL,
     auction=replace(LOCAL.auction, ask_timeout_ms=600, hold_ms=1_500),

@@ -5,6 +5,7 @@ libsodium, through PyNaCl, decides whether an Ed25519 signature is valid, everyw
 What is signed is always a tagged digest (``crypto.digest``), never raw bytes, save the notes of C2SP.
 """
 
+from functools import lru_cache
 from typing import Final, Generic, NoReturn, TypeVar
 
 from nacl import bindings
@@ -21,6 +22,7 @@ from wwwmarket.domain.shape import Record, Value
 R = TypeVar("R", bound=Record)
 
 SEED_BYTES: Final = 32
+_VERDICTS_KEPT_MAX: Final = 8_192
 
 
 class KeyPair:
@@ -57,8 +59,12 @@ class Verified(Value, Generic[R]):
     signed: Signed[R]
 
 
+@lru_cache(maxsize=_VERDICTS_KEPT_MAX)
 def verify_bytes(account: AccountId, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` (64 bytes) by ``account`` over ``message`` is valid. The one verification rule."""
+    """Whether ``signature`` (64 bytes) by ``account`` over ``message`` is valid. The one verification rule.
+
+    Verdicts are kept for a while: an ask is verified when it arrives, and again inside the award that it won.
+    """
     if len(signature) != bindings.crypto_sign_BYTES:
         return False
     try:

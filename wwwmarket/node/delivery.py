@@ -157,9 +157,7 @@ class Delivery:
             case award.HandOver():
                 self._hand_over(effect)
             case award.ForwardPromise():
-                self._tell(messages.Promise(inclusion=effect.inclusion))
-                if self._record is not None:
-                    self._record = replace(self._record, inclusion=effect.inclusion)
+                self._forward(effect)
             case award.ArmFirstToken():
                 self._help(self._later(effect.at_ms, award.FirstTokenOverdue(at_ms=effect.at_ms, award=effect.award)))
             case award.Start():
@@ -201,6 +199,7 @@ class Delivery:
             judged=self._decision.decided.judged,
             attempts=tuple(self._attempts),
             auction_us=self._decision.auction_us,
+            inclusion=inclusion.result().signed if inclusion.done() else None,
         )
         self._say(
             Awarded(
@@ -228,8 +227,21 @@ class Delivery:
         self._events.put_nowait(event)
 
     def _hand_over(self, effect: award.HandOver) -> None:
-        opening = Handover(award=effect.award, leaf=self._leaf, contender=effect.contender, goods=self._goods)
+        opening = Handover(
+            award=effect.award,
+            leaf=self._leaf,
+            contender=effect.contender,
+            goods=self._goods,
+            promise=None if self._record is None else self._record.inclusion,
+        )
         self._attempt = Attempt(self._purse, opening, self._events, self._reading)
+
+    def _forward(self, effect: award.ForwardPromise) -> None:
+        """Unless it went with the opening, because the ledger is this node's own."""
+        if self._record is None or self._record.inclusion is not None:
+            return
+        self._record = replace(self._record, inclusion=effect.inclusion)
+        self._tell(messages.Promise(inclusion=effect.inclusion))
 
     def _tell(self, message: messages.GatewayFrame) -> None:
         if self._attempt is not None:

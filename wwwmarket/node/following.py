@@ -34,8 +34,12 @@ _RETRY_FIRST_MS: Final = 100
 _RETRY_MAX_MS: Final = 2_000
 
 
-async def serve_follower(sequencer: Sequencer, replica: Replica, stream: Stream, start: int) -> None:
+async def serve_follower(  # noqa: PLR0913 - one stream
+    sequencer: Sequencer, replica: Replica, stream: Stream, start: int, clock: Clock, *, interval_ms: int
+) -> None:
     """Send entries from ``start`` on as they become durable, and each checkpoint after its entries.
+
+    News of less than ``interval_ms`` travel together: a frame for each entry would cost more than the entry.
 
     Raises:
         Conflict: the follower has more entries than this log.
@@ -44,7 +48,11 @@ async def serve_follower(sequencer: Sequencer, replica: Replica, stream: Stream,
         raise Conflict(f"this log has {sequencer.committed} entries, not {start}", reason="other_tree")
     noted = 0
     while True:
+        due_ms = clock.monotonic_ms() + interval_ms
         leaves = await sequencer.news(start, noted)
+        if len(leaves) < BUNDLE_ENTRIES_MAX:
+            await clock.sleep_until_ms(due_ms)
+            leaves = await sequencer.news(start, noted)
         while leaves:
             count = _fitting(leaves)
             await stream.send(LEAVES + start.to_bytes(8, "big") + encode_bundle(leaves[:count]))

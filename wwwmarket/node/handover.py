@@ -9,6 +9,7 @@ from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.sealing import Channel, SealingPair
 from wwwmarket.domain.errors import Malformed, Refusal, TooLarge, Unavailable
 from wwwmarket.domain.identity import EntryId, NodeId
+from wwwmarket.domain.records import Inclusion, Signed
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import award
 from wwwmarket.market.award import Contender
@@ -33,6 +34,7 @@ class Handover(Value):
     leaf: bytes
     contender: Contender
     goods: Goods
+    promise: Signed[Inclusion] | None
 
 
 class Surroundings(Protocol):
@@ -102,9 +104,18 @@ class Attempt:
             )
 
     def _seal(self) -> tuple[Channel, messages.Execute]:
+        goods = self._handover.goods
         ours = SealingPair(self._around.entropy.bytes(32))
         channel = ours.channel(self._handover.contender.offer.sealing_key, "gateway")
-        return channel, messages.Execute(leaf=self._handover.leaf.decode("ascii"), gateway_key=ours.public)
+        order = messages.Order(path=goods.path, salt=goods.salt.hex(), request_bytes=len(goods.request))
+        first = canonical.encode(order) + b"\n" + goods.request[: messages.FIRST_PART_BYTES_MAX]
+        opening = messages.Execute(
+            leaf=self._handover.leaf.decode("ascii"),
+            gateway_key=ours.public,
+            sealed=channel.seal(first),
+            promise=self._handover.promise,
+        )
+        return channel, opening
 
     async def _open(self, opening: messages.Execute) -> Stream:
         address = self._handover.contender.offer.address
@@ -118,11 +129,9 @@ class Attempt:
         return near
 
     async def _speak(self, stream: Stream, channel: Channel) -> None:
-        goods, most = self._handover.goods, self._around.config.execution.piece_bytes_max
-        order = messages.Order(path=goods.path, salt=goods.salt.hex(), request_bytes=len(goods.request))
-        await stream.send(channel.seal(canonical.encode(order)))
-        for start in range(0, len(goods.request), most):
-            await stream.send(channel.seal(goods.request[start : start + most]))
+        request, most = self._handover.goods.request, self._around.config.execution.piece_bytes_max
+        for start in range(messages.FIRST_PART_BYTES_MAX, len(request), most):
+            await stream.send(channel.seal(request[start : start + most]))
         while (frame := await self._frames.get()) is not None:
             await stream.send(frame)
         await stream.finish()

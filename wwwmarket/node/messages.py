@@ -3,7 +3,7 @@
 Requests and their answers go over the transport's request door, executions and the following of a ledger over streams.
 """
 
-from typing import Annotated, TypeAlias, cast
+from typing import Annotated, Final, TypeAlias, cast
 
 from msgspec import Meta
 
@@ -25,6 +25,11 @@ from wwwmarket.domain.identity import EntryId, SealingKey
 from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.records import Ask, Attestation, Bid, Inclusion, Receipt, Signed
 from wwwmarket.domain.shape import Record
+
+OPENING_BYTES_MAX: Final = 1_048_576
+"""An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
+FIRST_PART_BYTES_MAX: Final = 262_144
+"""Of a request, in an opening."""
 
 _Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 _Leaf: TypeAlias = Annotated[str, Meta(max_length=canonical.ENTRY_BYTES_MAX)]
@@ -62,10 +67,16 @@ class Refused(Record, tag="refused/v1"):
 
 
 class Execute(Record, tag="execute/v1"):
-    """Opens an execution's stream: the award's entry, and the gateway's key for the sealed frames that follow."""
+    """Opens an execution's stream: the award's entry, the gateway's key for sealed frames, and the first of those.
+
+    ``sealed`` opens to the canonical bytes of an ``Order``, a newline, and as much of the request as fits; the rest
+    follows in sealed frames. ``promise`` is there when the ledger has already given it.
+    """
 
     leaf: _Leaf
     gateway_key: SealingKey
+    sealed: Annotated[bytes, Meta(max_length=393_216)]
+    promise: Signed[Inclusion] | None
 
 
 class Follow(Record, tag="follow/v1"):
@@ -99,7 +110,7 @@ class ReceiptGiven(Record, tag="receipt-given/v1"):
 
 
 class Order(Record, tag="order/v1"):
-    """Sealed, from the gateway: what to run. ``request_bytes`` follow in sealed frames of their own."""
+    """Sealed, from the gateway: what to run; ``request_bytes`` is the length of the request that follows."""
 
     path: _Text
     salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -146,7 +157,7 @@ def read_answer(message: bytes) -> Answer:
 
 
 def read_opening(message: bytes) -> Opening:
-    return canonical.decode(message, cast("type[Opening]", Opening))
+    return canonical.decode(message, cast("type[Opening]", Opening), bytes_max=OPENING_BYTES_MAX)
 
 
 def read_gateway_frame(message: bytes) -> GatewayFrame:

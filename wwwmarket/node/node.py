@@ -326,7 +326,10 @@ class Node:
                 case messages.Follow() as follow:
                     if self.sequencer is None:
                         raise NotFound("this node does not order the ledger")
-                    await serve_follower(self.sequencer, self.replica, stream, follow.start)
+                    interval_ms = self.world.config.ledger.follow_interval_ms
+                    await serve_follower(
+                        self.sequencer, self.replica, stream, follow.start, self.world.clock, interval_ms=interval_ms
+                    )
         except (Refusal, TimeoutError) as refusal:
             _log.info("ended a stream of %s: %s", stream.peer, refusal)
             await stream.abort()

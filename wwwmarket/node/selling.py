@@ -83,7 +83,7 @@ class Desk:
 
 class Selling:
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self.desk = self._desk = desk
         self._taken: dict[EntryId, Millis] = {}
         self._changed = asyncio.Event()
 
@@ -156,7 +156,7 @@ class Selling:
             await self._turn_away(stream, channel, entry.id, award, refusal)
         else:
             try:
-                await _Serving(self, desk, stream, channel, entry.id, award).run()
+                await _Serving(self, stream, channel, opening, entry.id, award).run()
             finally:
                 self._changed.set()
 
@@ -261,12 +261,19 @@ class _Serving:
     """One execution: its stream, its channel, its machine."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what one execution is about
-        self, selling: Selling, desk: Desk, stream: Stream, channel: Channel, award_id: EntryId, award: Award
+        self,
+        selling: Selling,
+        stream: Stream,
+        channel: Channel,
+        opening: messages.Execute,
+        award_id: EntryId,
+        award: Award,
     ) -> None:
         self._selling = selling
-        self._desk = desk
+        self._desk = desk = selling.desk
         self._stream = stream
         self._channel = channel
+        self._opening = opening
         self._id = award_id
         self._award = award
         self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
@@ -280,7 +287,7 @@ class _Serving:
     async def run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             with self._slot():
-                first = await self._read_order()
+                first = await self._read_order(self._opening.sealed)
                 await stack.enter_async_context(_background(self._listen()))
                 await self._work(first)
             with contextlib.suppress(TimeoutError, Unavailable):
@@ -306,7 +313,11 @@ class _Serving:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(_background(self._deadlines()))
             stack.push_async_callback(self._stop_engine)
-            await self._perform_all(self._machine.step(first))
+            effects = self._machine.step(first)
+            if self._opening.promise is not None:
+                promised = signing.verify(self._opening.promise)
+                effects += self._machine.step(execution.Promised(at_ms=first.at_ms, inclusion=promised))
+            await self._perform_all(effects)
             while not self._machine.over:
                 effects = self._machine.step(await self._events.get())
                 while not self._events.empty():
@@ -318,12 +329,13 @@ class _Serving:
             self._engine_task.cancel()
             await asyncio.wait((self._engine_task,))
 
-    async def _read_order(self) -> execution.Ordered:
+    async def _read_order(self, sealed: bytes) -> execution.Ordered:
         limit = self._desk.config.execution.request_bytes_max
-        order = canonical.decode(await self._unseal(), messages.Order)
+        head, _, part = self._channel.open(sealed)[0].partition(b"\n")
+        order = canonical.decode(head, messages.Order)
         if order.request_bytes > limit:
             raise TooLarge(f"a request of {order.request_bytes} bytes where at most {limit} are accepted")
-        request = bytearray()
+        request = bytearray(part)
         while len(request) < order.request_bytes:
             piece = await self._unseal()
             if not piece:
