@@ -243,7 +243,7 @@ class Executor:
         return [*held, *self._attest(event.at_ms, outcome, usage, reason)]
 
     def _said(self, event: EngineSaid) -> list[Effect]:
-        if self._first_token_ms is None:
+        if event.tokens and self._first_token_ms is None:
             self._first_token_ms = event.at_ms
         return self._let_out(SendPiece(data=event.data, tokens=int(event.tokens)))
 
