@@ -31,10 +31,10 @@ def explain(
     """  # noqa: D301 - \b keeps the examples' lines
     with GatewayClient(gateway) as client:
         told = client.get(f"/v1/awards/{award}", Explanation)
-        if json:
-            emit({**_fields(told), "rule": RULE}, json)
-            return
         receipt = find_receipt(client, award)
+    if json:
+        emit({**_fields(told), "receipt": receipt, "rule": RULE}, json)
+        return
     emit(summary(told, receipt), json)
     emit([row(ask) for ask in told.asks], json)
     emit(RULE, json)
@@ -90,9 +90,15 @@ def _receipt_text(receipt: ReceiptView) -> str:
 
 
 def why(told: Explanation) -> str:
-    """Why the winner won, in one sentence."""
-    won = next((ask for ask in told.asks if ask.provider == told.award.winner.signer), None)
-    return printable("it was the next-best ask" if won is None else won.reason)
+    """Why the winner won, in a few words."""
+    ranked = [ask for ask in told.asks if ask.score is not None]
+    place = next((at for at, ask in enumerate(ranked) if ask.provider == told.award.winner.signer), None)
+    if place:
+        return f"the next-best ask, after {place} that could not start"
+    rival = next((ask for ask in ranked if ask.verdict == "runner_up"), None)
+    if place is None or rival is None:
+        return f"the only eligible ask of {len(told.asks)}"
+    return f"score {ranked[0].score:,} against {rival.score:,} of the runner-up, {len(told.asks)} asked"
 
 
 def _fields(value: Any) -> dict[str, object]:

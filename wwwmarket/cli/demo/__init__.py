@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -24,7 +25,8 @@ from wwwmarket.domain.errors import Refusal
 from wwwmarket.node.service import Explanation
 
 AUDIT_TIMEOUT_S: Final = 60
-TEXT_SHOWN: Final = 68
+TEXT_SHOWN: Final = 100
+AT_ONCE: Final = 3
 PROMPTS: Final = (
     "Tell me about the river.",
     "What does the keeper remember?",
@@ -109,7 +111,7 @@ def _announced(market: Market, ready_file: Path | None) -> Iterator[None]:
         return
     ready = Ready(
         gateway=market.node.openai,
-        api_key=market.key.key,
+        api_key=market.guest.key,
         model=market.model,
         ledger=market.ledger,
         vkey=market.node.vkey,
@@ -127,14 +129,13 @@ def _show(market: Market, requests: int, directory: Path, *, json: bool) -> bool
     before = market.balances()
     client = buyer(market.client.base, market.key.key, market.model)
     say(f"{requests} requests by {client.name}:")
-    bought = [_buy(market, client, place, json=json) for place in range(requests)]
+    bought = _buy_all(market, client, requests, json=json)
     after = market.balances()
-    spent = before["client"] - after["client"]
-    balanced = sum(before.values()) == sum(after.values()) and spent == sum(one["cost_micro"] or 0 for one in bought)
     balances = [
         {"account": name, "before_micro": had, "after_micro": after[name], "change_micro": after[name] - had}
         for name, had in before.items()
     ]
+    balanced = before["client"] - after["client"] == sum(one["cost_micro"] for one in bought)
     audit = _audit(market, directory)
     answered = sum(one["answered"] for one in bought)
     if json:
@@ -143,22 +144,33 @@ def _show(market: Market, requests: int, directory: Path, *, json: bool) -> bool
     else:
         emit(balances, json)
         emit(f"answered: {answered} of {requests}", json)
-        emit("books: balanced" if balanced else "books: NOT balanced", json)
+        emit(f"paid: {'exactly' if balanced else 'NOT'} what the answers cost", json)
         emit(f"audit: {audit}", json)
     sys.stdout.flush()
     return answered == requests and balanced and audit == "pass"
 
 
-def _buy(market: Market, client: Buyer, place: int, *, json: bool) -> dict[str, Any]:
-    """One request from its prompt to its settlement, shown as it ends."""
-    wish, stream = WISHES[place % len(WISHES)], place % 2 == 0
-    row: dict[str, Any] = {"wish": wish.words, "stream": stream}
+def _buy_all(market: Market, client: Buyer, requests: int, *, json: bool) -> list[dict[str, Any]]:
+    """A few requests at a time, so that prices feel the load; each is shown once it is settled."""
+    with ThreadPoolExecutor(min(len(market.names) + 1, AT_ONCE)) as pool:
+        replies = [pool.submit(_buy, client, place) for place in range(requests)]
+        return [_settle(market, reply, place, json=json) for place, reply in enumerate(replies)]
+
+
+def _buy(client: Buyer, place: int) -> Reply:
+    return client.buy(PROMPTS[place % len(PROMPTS)], WISHES[place % len(WISHES)].headers, stream=place % 2 == 0)
+
+
+def _settle(market: Market, bought: "Future[Reply]", place: int, *, json: bool) -> dict[str, Any]:
+    """One request's row, when the ledger has settled it."""
+    wish = WISHES[place % len(WISHES)]
+    row: dict[str, Any] = {"wish": wish.words, "stream": place % 2 == 0}
     try:
-        reply = client.buy(PROMPTS[place % len(PROMPTS)], wish.headers, stream=stream)
+        reply = bought.result()
         told = market.settled(reply.award)
     except Refusal as refusal:
         say(f"{place + 1:3}  not answered: {refusal.message}")
-        return row | {"answered": False, "error": refusal.message, "cost_micro": None}
+        return row | {"answered": False, "error": refusal.message, "cost_micro": 0}
     winner = market.names.get(told.award.winner.signer, told.award.winner.signer)
     if not json:
         _print(place, wish, reply, told, winner)
@@ -166,7 +178,7 @@ def _buy(market: Market, client: Buyer, place: int, *, json: bool) -> dict[str, 
         "answered": True,
         "award": reply.award,
         "winner": winner,
-        "cost_micro": told.cost_micro,
+        "cost_micro": told.cost_micro or 0,
         "ttft_ms": reply.ttft_ms,
         "latency_ms": reply.latency_ms,
         "why": why(told),
@@ -213,7 +225,7 @@ def _stay(market: Market) -> None:
     say(
         f"The market stays open until Ctrl-C. Its page: {market.client.base}/  its interface: {market.client.base}/docs"
     )
-    say(f"  OPENAI_BASE_URL={market.node.openai} OPENAI_API_KEY={market.key.key}  model: {printable(market.model)}")
+    say(f"  OPENAI_BASE_URL={market.node.openai} OPENAI_API_KEY={market.guest.key}  model: {printable(market.model)}")
     say(f"  ledger: {market.ledger}  verifier key: {market.node.vkey}")
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()

@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 ORIGIN: Final = "demo.market"
 BUDGET_MICRO: Final = 5_000_000
-SEQUENCES: Final = 4
+SEQUENCES: Final = 2
+"""Few, so that a provider at work asks visibly more than an idle one."""
 LISTED_TIMEOUT_S: Final = 10.0
 SETTLED_TIMEOUT_S: Final = 20.0
 
@@ -50,10 +51,14 @@ def terms_of(place: int) -> Terms:
 
 @dataclass(frozen=True)
 class Market:
-    """A market at work. ``names`` are the providers' accounts and what the demo calls them."""
+    """A market at work. ``names`` are the providers' accounts and what the demo calls them.
+
+    ``key`` pays for the demo's own requests; ``guest`` is for whoever comes along meanwhile.
+    """
 
     node: Serving
     key: CreatedKey
+    guest: CreatedKey
     model: str
     names: dict[AccountId, str]
     client: GatewayClient
@@ -100,7 +105,7 @@ def opened(directory: Path, providers: int) -> Iterator[Market]:
         serving = node.ready()
         token = Path(serving.admin_token_file).read_text().strip()
         with GatewayClient(serving.gateway, token) as admin:
-            key = admin.post("/v1/keys", NewKey("demo", BUDGET_MICRO), CreatedKey)
+            key, guest = (admin.post("/v1/keys", NewKey(name, BUDGET_MICRO), CreatedKey) for name in ("demo", "guest"))
         children = [
             stack.enter_context(
                 Child(f"provider-{place + 1}", _provider_arguments(serving, place), directory / f"provider-{place + 1}")
@@ -111,7 +116,7 @@ def opened(directory: Path, providers: int) -> Iterator[Market]:
             stack.callback(child.end)  # all are asked to leave before any is waited for
         names = {child.ready().account: child.name for child in children}
         client = stack.enter_context(GatewayClient(serving.gateway))
-        yield Market(serving, key, _model(client, names), names, client)
+        yield Market(serving, key, guest, _model(client, names), names, client)
 
 
 def _model(client: GatewayClient, names: dict[AccountId, str]) -> str:
