@@ -16,7 +16,7 @@ INPUTS := pyproject.toml constraints.txt
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-demo: $(VENV)/.engines ## a market of several providers on this machine, with a console page open at the end
+demo: $(VENV)/.engines ## a market of several providers on this machine, bought from and audited
 	$(BIN)/wwwmarket demo
 
 test: lint test-quick ## lint, types, import rules, and the quick tests
