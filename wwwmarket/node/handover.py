@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from typing import Final, Protocol
 
 from wwwmarket.config import NodeConfig
@@ -19,6 +20,8 @@ from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.transport import Stream, Transport
 
 _CLOSE_TIMEOUT_MS: Final = 1_000
+_CONTENT_TYPE: Final = re.compile(rb"[a-z]+/[\x21-\x7e][\x20-\x7e]{0,126}")
+"""Printable ASCII alone: neither a line's end nor a byte that a header cannot carry."""
 
 
 class Goods(Value):
@@ -154,15 +157,13 @@ class Attempt:
 
     def _heard(self, kind: bytes, data: bytes, *, last: bool) -> None:
         now_ms, name = self._around.clock.now_ms(), self._handover.award
-        self._bytes += len(data)
+        self._bytes += len(kind) + len(data)
         if self._bytes > self._around.config.execution.response_bytes_max:
             raise TooLarge("the answer is larger than this node carries")
         if last != (kind == ATTESTED):
             raise Malformed("an answer ends with its attestation, and only then")
         if kind == START:
-            event: award.Event = award.AnswerStarted(
-                at_ms=now_ms, award=name, content_type=data[:128].decode("ascii", "replace")
-            )
+            event: award.Event = award.AnswerStarted(at_ms=now_ms, award=name, content_type=_content_type(data))
         elif kind in {TOKENS, PIECE}:
             event = award.PieceArrived(at_ms=now_ms, award=name, data=data, tokens=kind == TOKENS)
         elif kind == ATTESTED:
@@ -170,6 +171,13 @@ class Attempt:
         else:
             raise Malformed("the provider sent a frame of no known kind")
         self._events.put_nowait(event)
+
+
+def _content_type(data: bytes) -> str:
+    """A provider's word that becomes a header. Raises Malformed."""
+    if not _CONTENT_TYPE.fullmatch(data):
+        raise Malformed("the provider began its answer with what is no content type")
+    return data.decode("ascii")
 
 
 def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int) -> award.Attested:
@@ -181,5 +189,5 @@ def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int) -> a
 async def _sell(selling: Selling, stream: Stream, opening: messages.Execute) -> None:
     try:
         await selling.execute(stream, opening)
-    except Refusal:
+    except (Refusal, TimeoutError):
         await stream.abort()

@@ -17,6 +17,7 @@ class _Pipe:
         self._frames: deque[bytes] = deque()
         self._changed = asyncio.Condition()
         self._finished = False
+        self._whole = False
         self._broken = False
 
     async def put(self, frame: bytes) -> None:
@@ -30,14 +31,16 @@ class _Pipe:
     async def get(self) -> bytes | None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._broken or self._finished or self._frames)
-            if self._broken:
+            if self._broken and not self._whole:
                 raise _gone()
             frame = self._frames.popleft() if self._frames else None
             self._changed.notify_all()
             return frame
 
     async def end(self, *, broken: bool) -> None:
+        """What was finished before it broke still arrives."""
         async with self._changed:
+            self._whole = self._whole or not broken
             self._finished = True
             self._broken = self._broken or broken
             self._changed.notify_all()

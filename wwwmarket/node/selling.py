@@ -48,6 +48,8 @@ START, TOKENS, PIECE, ATTESTED = b"s", b"t", b"p", b"a"
 """First byte of each unsealed frame from provider to gateway."""
 
 _EVENTS_MAX: Final = 256
+_ENGINE_BODY_BYTES_MAX: Final = 32_768
+"""Of an engine's refusal: escaped in JSON it still fits into a message."""
 _RECEIPT_WAIT_MS: Final = 5_000
 
 
@@ -208,10 +210,11 @@ class Selling:
         effects = self._desk.claims.step(settlement.ClaimMade(claim=claim))
         await self._perform(effects, also=[Change(kind=RUNNING, key=award_id, body=None)])
 
-    async def receipt(self, given: messages.ReceiptGiven, award: Award) -> None:
+    async def receipt(self, given: messages.ReceiptGiven, award_id: EntryId, award: Award) -> None:
+        """Raises Malformed: a client has no word on another's award."""
         receipt = signing.verify(given.receipt)
-        if receipt.by != award.bid.client:
-            raise Malformed("the receipt is not by the award's client")
+        if receipt.by != award.bid.client or receipt.body.award != award_id:
+            raise Malformed("the receipt is not by this award's client about this award")
         effects = self._desk.claims.step(settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed))
         await self._perform(effects)
 
@@ -287,7 +290,8 @@ class _Serving:
     async def run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             with self._slot():
-                first = await self._read_order(self._opening.sealed)
+                async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
+                    first = await self._read_order(self._opening.sealed)
                 await stack.enter_async_context(_background(self._listen()))
                 await self._work(first)
             with contextlib.suppress(TimeoutError, Unavailable):
@@ -346,8 +350,7 @@ class _Serving:
         )
 
     async def _unseal(self) -> bytes:
-        async with asyncio.timeout(self._desk.config.submit_timeout_ms / 1_000):
-            frame = await self._stream.receive()
+        frame = await self._stream.receive()
         if frame is None:
             raise Malformed("the order ended before its request")
         return self._channel.open(frame)[0]
@@ -369,7 +372,7 @@ class _Serving:
             case messages.CancelExecution():
                 await self._events.put(execution.CancelAsked(at_ms=now_ms))
             case messages.ReceiptGiven():
-                await self._selling.receipt(frame, self._award)
+                await self._selling.receipt(frame, self._id, self._award)
                 self._receipt_seen.set()
 
     async def _deadlines(self) -> None:
@@ -404,11 +407,20 @@ class _Serving:
                 await self._send(ATTESTED, canonical.encode(_given(effect)), last=True)
 
     async def _send(self, kind: bytes, data: bytes, *, last: bool = False) -> None:
-        """The client may be gone: the machine hears of it from the listener, and its attestation stands."""
-        most = self._desk.config.execution.piece_bytes_max
-        with contextlib.suppress(Unavailable):
-            for start in range(0, max(len(data), 1), most):
-                await self._stream.send(self._channel.seal(kind + data[start : start + most], last=last))
+        """The client may be gone: the machine hears of it from the listener, and its attestation stands.
+
+        Who stops reading is gone as well: a slot is not held for it.
+        """
+        config = self._desk.config.execution
+        try:
+            for start in range(0, max(len(data), 1), config.piece_bytes_max):
+                piece = data[start : start + config.piece_bytes_max]
+                async with asyncio.timeout(config.silence_ms / 1_000):
+                    await self._stream.send(self._channel.seal(kind + piece, last=last))
+        except Unavailable as gone:
+            _log.debug("execution %s: %s", self._id, gone.message)
+        except TimeoutError:
+            await self._stream.abort()
 
     async def _run_engine(self, effect: execution.RunEngine) -> None:
         now_ms, put = self._desk.clock.now_ms, self._events.put
@@ -455,5 +467,5 @@ def _given(effect: execution.Attest) -> messages.AttestationGiven:
         attestation=effect.attestation,
         reason=effect.reason[:512],
         engine_status=status,
-        engine_body=body[:65_536].decode("utf-8", "replace"),
+        engine_body=body[:_ENGINE_BODY_BYTES_MAX].decode("utf-8", "replace"),
     )

@@ -65,7 +65,7 @@ class Sequencer:
         self._moved = asyncio.Condition()
         self._tail: deque[bytes] = deque(maxlen=TAIL_ENTRIES)
         self._committed = replica.size
-        self._marked = replica.size
+        self._marked = self._covered_size()
         self._marked_at_ms = clock.monotonic_ms()
         self._broken: Refusal | None = None
         self._asking: set[asyncio.Task[None]] = set()
@@ -189,12 +189,12 @@ class Sequencer:
     def _is_mark_due(self) -> bool:
         """With new entries; and while awards are open, so that ledger time reaches their expiry without traffic."""
         state = self._replica.state
-        if self._broken is not None:
+        if self._broken is not None or len(self._pending) >= self._config.pending_entries_max:
             return False
         if state.size > self._marked:
             return True
         stale_ms = self._clock.now_ms() - state.now_ms
-        return bool(state.awards) and stale_ms >= self._config.idle_mark_ms
+        return bool(state.awards()) and stale_ms >= self._config.idle_mark_ms
 
     def mark(self) -> None:
         """Move ledger time to now, and let a checkpoint follow."""
