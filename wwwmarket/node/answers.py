@@ -90,6 +90,7 @@ class Answers:
             raise NotFound("no auction of this bid is known here; POST the bid to /v1/bids first", param="award")
         if len(salt) != 32 or request_digest(salt, request) != award.bid.request_digest:
             raise Conflict("the request is not the one that was bid for: check its bytes and the salt", param="request")
+        del self._auctions[digest(award.bid)]  # it is accepted once: a second execution would overwrite the first
         goods = Goods(path=path, request=request, salt=salt)
         async with aclosing(self._node.buying.accept(decision, entry, award, goods)) as events:
             async for event in events:

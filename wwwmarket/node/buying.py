@@ -43,6 +43,13 @@ class Buying:
         while self._deliveries:
             await asyncio.wait(self._deliveries)
 
+    async def close(self) -> None:
+        """Stop at once: what was awarded settles without this node, or expires."""
+        for task in self._deliveries:
+            task.cancel()
+        if self._deliveries:
+            await asyncio.wait(self._deliveries)
+
     async def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
         """See ``node.service.Service.purchase``."""
         salt = self.purse.entropy.bytes(32)

@@ -94,6 +94,7 @@ class Delivery:
         self._out: asyncio.Queue[DeliveryEvent | Refusal | None] = asyncio.Queue()
         self._reading = asyncio.Event()
         self._reading.set()
+        self._left = False
         self._helpers: set[asyncio.Task[None]] = set()
         self._attempt: Attempt | None = None
         self._record: AwardRecord | None = None
@@ -102,6 +103,7 @@ class Delivery:
 
     def leave(self) -> None:
         """The client no longer reads."""
+        self._left = True
         self._reading.set()
         if not self._machine.over:
             self._events.put_nowait(award.ClientGone(at_ms=self._now_ms()))
@@ -138,7 +140,7 @@ class Delivery:
 
     def _say(self, said: DeliveryEvent | Refusal) -> None:
         self._out.put_nowait(said)
-        if self._out.qsize() >= _WAITING_PIECES_MAX:
+        if self._out.qsize() >= _WAITING_PIECES_MAX and not self._left:
             self._reading.clear()
 
     def _help(self, doing: Coroutine[None, None, None]) -> None:
@@ -156,6 +158,7 @@ class Delivery:
                 await self._sign(effect)
             case award.HandOver():
                 self._hand_over(effect)
+                await self._keep()
             case award.ForwardPromise():
                 self._forward(effect)
             case award.ArmFirstToken():
@@ -187,7 +190,6 @@ class Delivery:
             return
         self.signed(written.entry, effect.award, written.inclusion, attempt=effect.attempt)
         await self._step(award.AwardSigned(at_ms=self._now_ms(), award=written.entry.id))
-        await self._keep()
 
     def signed(self, entry: VerifiedEntry, terms: Award, inclusion: Included, *, attempt: int) -> None:
         """An award of this request is durable, and on its way to the ledger."""
@@ -227,12 +229,17 @@ class Delivery:
         self._events.put_nowait(event)
 
     def _hand_over(self, effect: award.HandOver) -> None:
+        """For as long as the award can be executed, and its attestation awaited; a trickle is not an answer."""
+        assert self._record is not None
+        at_ms = self._record.award.claim_after_ms + self._purse.config.execution.cancel_patience_ms
+        reason = "the award's time is over"
+        self._help(self._later(at_ms, award.ExecutionBroken(at_ms=at_ms, award=effect.award, reason=reason)))
         opening = Handover(
             award=effect.award,
             leaf=self._leaf,
             contender=effect.contender,
             goods=self._goods,
-            promise=None if self._record is None else self._record.inclusion,
+            promise=self._record.inclusion,
         )
         self._attempt = Attempt(self._purse, opening, self._events, self._reading)
 

@@ -80,6 +80,7 @@ class Node:
         self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
         self.draining = False
+        self._started = False
         self._ledger = ledger
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: dict[EntryId, list[asyncio.Future[None]]] = {}
@@ -107,12 +108,14 @@ class Node:
         Raises:
             Conflict: the stored log is not what its checkpoint says, or contracts differ from the genesis's.
             Unavailable: a follower could not catch up in time.
+            Refusal: the operator served what does not follow.
         """
         await self._replay()
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
         self.author.add_key(self.world.key)
         self.buying = Buying(self._purse())
+        self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)
         self._run(self._react())
         if self.sequencer is not None:
@@ -157,7 +160,9 @@ class Node:
     async def close(self) -> None:
         """Stop at once; what was promised is durable, and goes on at the next start."""
         await self.world.transport.close()
-        if isinstance(self.submission, RemoteSubmission):
+        if self._started:
+            await self.buying.close()
+        if self._started and isinstance(self.submission, RemoteSubmission):
             await self.submission.close()
         for task in self._tasks:
             task.cancel()
@@ -228,14 +233,17 @@ class Node:
             raise Forbidden("the stored ledger is operated by another key than this node's")
 
     async def _catch_up(self, following: Following) -> None:
-        try:
-            async with asyncio.timeout(self.world.config.catch_up_ms / 1_000):
-                await following.caught_up.wait()
-        except TimeoutError:
+        caught_up = asyncio.ensure_future(following.caught_up.wait())
+        timeout_s = self.world.config.catch_up_ms / 1_000
+        await asyncio.wait((caught_up, self._failed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        caught_up.cancel()
+        if self._failed.done():
+            await self._failed
+        if not following.caught_up.is_set():
             raise Unavailable(
                 "the market's ledger could not be read in time: is its node running, and is the address right?",
                 retry_after_ms=1_000,
-            ) from None
+            )
 
     def _purse(self) -> Purse:
         world, settlement = self.world, self.world.registry.settlement_v1
