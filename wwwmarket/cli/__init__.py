@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
     "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
     "account": Command("wwwmarket.cli.account:app", "Show what an account has."),
+    "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries."),
+    "audit": Command("wwwmarket.cli.audit:audit", "Check a whole ledger, trusting nobody."),
     "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""
