@@ -284,6 +284,7 @@ async def begin_selling(
                 submit=lambda due: _submit(node, due),
                 open_award=node.replica.state.award,
                 available_micro=lambda account: node.replica.state.account(account).available_micro,
+                next_seq=lambda account: node.replica.state.chain_head(account).next_seq,
             )
         )
 

@@ -28,7 +28,7 @@ from wwwmarket.domain.errors import (
 )
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import EngineFingerprint
-from wwwmarket.domain.quantity import MicroCredits, Millis
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.domain.records import Attestation, Award, Offer, Settlement, Signed
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import execution, offer, settlement
@@ -80,6 +80,7 @@ class Desk:
     submit: Callable[[Settlement], Awaitable[None]]
     open_award: Callable[[EntryId], OpenAward | None]
     available_micro: Callable[[AccountId], MicroCredits]
+    next_seq: Callable[[AccountId], Count]
     submitting: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -174,7 +175,11 @@ class Selling:
             raise Conflict("this award is being executed, or was", reason="taken")
         execution.check_award(award, entry.entry.account, desk.key.account, now_ms)
         signing.verify(award.winner)
-        if desk.open_award(entry.id) is None and desk.available_micro(award.bid.client) < award.locked_micro:
+        if desk.open_award(entry.id) is not None:
+            return
+        if desk.next_seq(award.bid.client) > entry.entry.seq:
+            raise Conflict("this award is closed on the ledger, or lost its place there", reason="closed")
+        if desk.available_micro(award.bid.client) < award.locked_micro:
             raise InsufficientCredit("the client cannot lock what this award locks")
 
     def _take(self, award: Award) -> None:
