@@ -86,6 +86,8 @@ def site(engine, program, tmp_path) -> Iterator[SimpleNamespace]:
         site.key, site.account = key["key"], key["account"]
         site.http = stack.enter_context(httpx.Client(trust_env=False, timeout=30))
         yield site
+        site.provider.end()  # before the node, so that it can leave in order
+        site.provider.wait()
 
 
 def stream_of(site) -> Iterator[object]:
@@ -107,7 +109,7 @@ def buy(site) -> int:
 def audited(site, program, directory: Path) -> str:
     """The last line of an audit of the whole ledger."""
     vkey = site.http.get(f"{site.base}/ledger/vkey").text.strip()
-    exported = program("ledger", "export", str(directory), gateway=site.base)
+    exported = program("ledger", "export", str(directory), "--ledger", site.base)
     assert exported.returncode == 0, exported.stderr
     return program("audit", str(directory), "--vkey", vkey).stdout.splitlines()[-1]
 

@@ -277,7 +277,7 @@ def test_the_ledger_is_exported_and_audited(market, client, http, until, program
     """Anybody can copy the ledger, and have its whole history audited against the verifier key."""
     settled(http, until, award_of(market, client))
     copy = tmp_path / "ledger"
-    exported = program("ledger", "export", str(copy), "--json", gateway=market.base)
+    exported = program("ledger", "export", str(copy), "--ledger", market.ledger, "--json")
     assert exported.returncode == 0, exported.stderr
     assert json.loads(exported.stdout)
     audited = program("audit", str(copy), "--vkey", market.vkey)

@@ -203,7 +203,7 @@ def _audit(market: Market, directory: Path) -> str:
     """Export the ledger, and have it audited as anybody could: "pass", or what went wrong."""
     exported = directory / "ledger"
     for arguments in (
-        ("ledger", "export", str(exported), "--gateway", market.client.base),
+        ("ledger", "export", str(exported), "--ledger", market.client.base, "--force"),
         ("audit", str(exported), "--vkey", market.node.vkey),
     ):
         done = subprocess.run(  # noqa: S603 - this very program

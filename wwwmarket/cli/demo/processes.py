@@ -31,6 +31,7 @@ class Child:
         self._ready = directory / "ready.json"
         self._ready.unlink(missing_ok=True)
         self._log = directory / "log"
+        self._told = False
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - this very program
                 [
@@ -71,9 +72,10 @@ class Child:
         return msgspec.json.decode(self._ready.read_bytes(), type=Serving)
 
     def end(self) -> None:
-        """Ask it to leave in order; ``wait`` sees to it that it does."""
-        if self._process.poll() is None:
+        """Ask it to leave in order, once: asked again it would stop at once. ``wait`` sees to it that it leaves."""
+        if not self._told and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
+        self._told = True
 
     def wait(self) -> None:
         """Until it is gone; at once when it is late."""
