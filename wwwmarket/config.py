@@ -79,6 +79,8 @@ class NodeConfig:
     client_first_ms: int = 2_000
     """Ledger time that a provider gives the client to settle first, when it could settle as well."""
     claim_retry_ms: int = 5_000
+    record_patience_ms: int = 50
+    """How long records that bind nobody may wait to share a commit with others."""
     engine_poll_ms: int = 250
     """How old an engine's live state may be; an older one is unknown, and an unknown engine asks nothing."""
     drain_ms: int = 30_000

@@ -191,6 +191,9 @@ class Answers:
         return await self._node.wait_closed(award, timeout_ms)
 
     async def _record(self, award: EntryId) -> AwardRecord:
+        recent = self._node.recent.get(award)
+        if recent is not None:
+            return recent
         body = await self._node.world.records.read(AWARD, award)
         if body is None:
             raise NotFound("this node made no such award; ask the node whose auction it was", param="id")

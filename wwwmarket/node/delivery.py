@@ -5,6 +5,7 @@ A task of its own drives it to its end, also when the client has gone: then what
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +36,7 @@ _log = logging.getLogger("wwwmarket.delivery")
 
 AWARD: Final = "award"
 _WAITING_PIECES_MAX: Final = 256
+_RECENT_MAX: Final = 2_048
 
 
 class AwardRecord(Value):
@@ -53,6 +55,22 @@ class AwardRecord(Value):
     inclusion: Signed[Inclusion] | None = None
     attestation: Signed[Attestation] | None = None
     receipt: Signed[Receipt] | None = None
+
+
+class Recent:
+    """The latest records, which may not be durable yet."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[EntryId, AwardRecord] = OrderedDict()
+
+    def put(self, record: AwardRecord) -> None:
+        self._records[record.id] = record
+        self._records.move_to_end(record.id)
+        if len(self._records) > _RECENT_MAX:
+            self._records.popitem(last=False)
+
+    def get(self, award: EntryId) -> AwardRecord | None:
+        return self._records.get(award)
 
 
 @dataclass
@@ -74,6 +92,8 @@ class Purse:
     settle: Callable[[AccountId, Settlement], None]
     submit: Callable[[VerifiedEntry], Included]
     observe: Callable[[str, float], None]
+    keep: Callable[[list[Change]], None]
+    recent: Recent
 
 
 class Decision(Value):
@@ -158,7 +178,7 @@ class Delivery:
                 await self._sign(effect)
             case award.HandOver():
                 self._hand_over(effect)
-                await self._keep()
+                self._keep()
             case award.ForwardPromise():
                 self._forward(effect)
             case award.ArmFirstToken():
@@ -286,7 +306,7 @@ class Delivery:
             self._purse.settle(
                 client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
             )
-        await self._keep()
+        self._keep()
 
     async def _finish(self, effect: award.Finish) -> None:
         assert self._record is not None
@@ -306,9 +326,11 @@ class Delivery:
     async def _fail(self, effect: award.Fail) -> None:
         if self._record is not None and self._record.outcome is None:
             self._record = replace(self._record, outcome="failed")
-            await self._keep()
+            self._keep()
         self._say(effect.refusal if effect.engine is None else EngineRefused(*effect.engine))
 
-    async def _keep(self) -> None:
+    def _keep(self) -> None:
+        """For explanations only: what binds is durable in the ledger, so this can wait to share a commit."""
         assert self._record is not None
-        await self._purse.store.write([Change(kind=AWARD, key=self._record.id, body=canonical.encode(self._record))])
+        self._purse.recent.put(self._record)
+        self._purse.keep([Change(kind=AWARD, key=self._record.id, body=canonical.encode(self._record))])

@@ -22,7 +22,7 @@ from wwwmarket.market import auction
 from wwwmarket.node import messages
 from wwwmarket.node.author import Author, Submission
 from wwwmarket.node.buying import Buying
-from wwwmarket.node.delivery import Purse
+from wwwmarket.node.delivery import Purse, Recent
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
@@ -30,7 +30,7 @@ from wwwmarket.node.replica import Replica
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.ports.clock import Clock, Entropy
-from wwwmarket.ports.store import LedgerStore, RecordStore
+from wwwmarket.ports.store import Change, LedgerStore, RecordStore
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied
@@ -76,6 +76,7 @@ class Node:
         self.world: Final = world
         self.replica: Final = Replica(world.registry)
         self.measures: Final = Measures()
+        self.recent: Final = Recent()
         self.started_ms: Final = world.clock.now_ms()
         self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
@@ -183,6 +184,15 @@ class Node:
         """Submit a settlement and go on; the provider's claim is the remedy if it is refused."""
         self._spawn(self._settle(account, settlement))
 
+    def _keep(self, changes: list[Change]) -> None:
+        self._spawn(self._write(changes))
+
+    async def _write(self, changes: list[Change]) -> None:
+        try:
+            await self.world.records.write(changes, patience_ms=self.world.config.record_patience_ms)
+        except Refusal as refusal:
+            _log.warning("an award's record was not kept: %s", refusal.message)
+
     async def _settle(self, account: AccountId, settlement: Settlement) -> None:
         try:
             await self.author.settle(account, settlement)
@@ -263,6 +273,8 @@ class Node:
             settle=self.settle,
             submit=self.submission.submit,
             observe=self.measures.observe,
+            keep=self._keep,
+            recent=self.recent,
         )
 
     def _candidates(self, model: str) -> list[auction.Candidate]:

@@ -221,7 +221,7 @@ class Selling:
         if receipt.by != award.bid.client or receipt.body.award != award_id:
             raise Malformed("the receipt is not by this award's client about this award")
         effects = self._desk.claims.step(settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed))
-        await self._perform(effects)
+        await self._perform(effects, patience_ms=self._desk.config.record_patience_ms)
 
     async def closed(self, awards: list[EntryId]) -> None:
         """The ledger has closed these awards."""
@@ -234,7 +234,9 @@ class Selling:
         opened = frozenset(award for award in desk.claims.open if desk.open_award(award) is not None)
         await self._perform(desk.claims.step(settlement.LedgerTimeMoved(now_ms=now_ms, open_awards=opened)))
 
-    async def _perform(self, effects: list[settlement.Effect], also: list[Change] | None = None) -> None:
+    async def _perform(
+        self, effects: list[settlement.Effect], also: list[Change] | None = None, *, patience_ms: int = 0
+    ) -> None:
         changes = list(also or ())
         submissions: list[Settlement] = []
         for effect in effects:
@@ -248,7 +250,7 @@ class Selling:
                 case settlement.SubmitSettlement():
                     submissions.append(effect.settlement)
         if changes:
-            await self._desk.store.write(changes)
+            await self._desk.store.write(changes, patience_ms=patience_ms)
         for due in submissions:
             task = asyncio.create_task(self._submit(due))
             self._desk.submitting.add(task)

@@ -46,7 +46,8 @@ class ResponseStarted(Value):
 
 class ResponsePiece(Value):
     """Exact bytes as the engine sent them; for streams always whole server-sent events. ``tokens`` says whether any
-    of its events carry generated text."""
+    of its events carry generated text.
+    """
 
     data: bytes
     tokens: bool

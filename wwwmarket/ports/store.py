@@ -19,8 +19,11 @@ class Change(Value):
 
 
 class RecordStore(Protocol):
-    async def write(self, changes: Sequence[Change]) -> None:
-        """All or nothing, durable on return. Concurrent writers share one commit."""
+    async def write(self, changes: Sequence[Change], *, patience_ms: int = 0) -> None:
+        """All or nothing, durable on return, in the order of calls. Concurrent writers share one commit.
+
+        ``patience_ms`` is how long the caller can wait for others to share with.
+        """
         ...
 
     async def read(self, kind: str, key: str) -> bytes | None: ...

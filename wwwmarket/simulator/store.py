@@ -13,7 +13,7 @@ class MemoryRecords:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[str, bytes]] = {}
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change], *, patience_ms: int = 0) -> None:  # noqa: ARG002 - nothing to wait for
         for change in changes:
             kept = self._kinds.setdefault(change.kind, {})
             if change.body is None:

@@ -62,10 +62,12 @@ class SqlRecords:
             index_elements=[records.c.kind, records.c.key], set_={"body": upsert.excluded.body}
         )
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change], *, patience_ms: int = 0) -> None:
         """Raises Exhausted or Unavailable (see ``writer.Writer.submit``); nothing is written then."""
         if changes:
-            await self._database.writer.submit(lambda connection: self._apply(connection, changes))
+            await self._database.writer.submit(
+                lambda connection: self._apply(connection, changes), patience_ms=patience_ms
+            )
 
     def _apply(self, connection: Connection, changes: Sequence[Change]) -> None:
         for deletes, run in groupby(changes, key=lambda change: change.body is None):

@@ -1,7 +1,9 @@
 """One thread that writes: what is asked for at once shares one transaction, and so one wait for the disk."""
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +26,8 @@ _RETRY_MS: Final = 100
 
 class _Call(NamedTuple):
     work: Work
+    due_s: float
+    """Monotonic instant by which it wants to be committed."""
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -34,13 +38,16 @@ class Writer:
     def __init__(self, engine: Engine, what: str, *, queue_max: int = QUEUE_MAX) -> None:
         self._engine, self._what, self._queue_max = engine, what, queue_max
         self._queue: deque[_Call] = deque()
+        self._due_s = math.inf
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="wwwmarket-writer", daemon=True)
         self._thread.start()
 
-    async def submit(self, work: Work) -> None:
+    async def submit(self, work: Work, *, patience_ms: int = 0) -> None:
         """Run ``work`` and commit it; durable on return. A cancelled caller's work is committed all the same.
+
+        ``patience_ms`` is how long it may wait for others to share its commit with.
 
         Raises:
             Exhausted: ``queue_max`` calls wait already.
@@ -48,14 +55,16 @@ class Writer:
             Refusal: whatever ``work`` raises.
         """
         loop = asyncio.get_running_loop()
-        call = _Call(work, loop, loop.create_future())
+        call = _Call(work, time.monotonic() + patience_ms / 1000, loop, loop.create_future())
         with self._changed:
             if self._closing:
                 raise Unavailable(f"{self._what} is closed", retry_after_ms=faults.RETRY_MS)
             if len(self._queue) >= self._queue_max:
                 raise Exhausted(f"{self._queue_max} writes wait for the disk already", retry_after_ms=_RETRY_MS)
             self._queue.append(call)
-            self._changed.notify()
+            if call.due_s < self._due_s:
+                self._due_s = call.due_s
+                self._changed.notify()
         await call.done
 
     def close(self) -> None:
@@ -71,10 +80,13 @@ class Writer:
                 _resolve(batch, self._commit(connection, batch))
 
     def _take(self) -> list[_Call]:
-        """The calls that wait, ``BATCH_MAX`` at most; none at the end."""
+        """The calls that wait, ``BATCH_MAX`` at most, once one of them is due; none at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            return [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            while not self._closing and (wait_s := self._due_s - time.monotonic()) > 0:
+                self._changed.wait(None if wait_s == math.inf else wait_s)
+            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            self._due_s = min((call.due_s for call in self._queue), default=math.inf)
+            return batch
 
     def _commit(self, connection: Connection, batch: list[_Call]) -> list[Exception | None]:
         """The outcome of each call. All together first, which costs least; if one fails, again with savepoints."""
