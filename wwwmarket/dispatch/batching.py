@@ -56,6 +56,24 @@ class _Running(msgspec.Struct):
     output_left: int
 
 
+class Progress(NamedTuple):
+    """A sequence in the engine or its queue: tokens with a value, tokens of them computed, tokens still to come."""
+
+    key: int
+    known_tokens: int
+    computed_tokens: int
+    output_tokens_left: int
+    running: bool
+
+
+class Glide(NamedTuple):
+    """A run of equal decode steps that lies ahead."""
+
+    steps: int
+    sequences: int
+    context_tokens: int
+
+
 class _Scheduled(NamedTuple):
     sequence: _Running
     tokens: int
@@ -93,6 +111,37 @@ class BatchingEngine:
     def digest(self) -> Digest:
         """Digest of the whole state, to compare two replays."""
         return tagged("batching-engine/v1", msgspec.json.encode([self._running, list(self._waiting)]))
+
+    def progress(self) -> list[Progress]:
+        """All that is in the engine, oldest first, then its queue."""
+        return [
+            Progress(s.key, s.known, s.computed, s.output_left, running)
+            for sequences, running in ((self._running, True), (self._waiting, False))
+            for s in sequences
+        ]
+
+    def glide(self) -> Glide | None:
+        """The decode steps that would be joined next; None where the next step is not such, or there is none."""
+        running = self._running
+        if not running or self._kv_tokens + len(running) > self._limits.kv_tokens_max or self._admits_next():
+            return None
+        context = 0
+        for sequence in running:
+            if sequence.known - sequence.computed != 1:
+                return None
+            context += sequence.known
+        to_finish = min(s.output_left for s in running)
+        to_exhaustion = (self._limits.kv_tokens_max - self._kv_tokens) // len(running)
+        return Glide(min(to_finish, to_exhaustion), len(running), context)
+
+    def _admits_next(self) -> bool:
+        """Whether a waiting sequence could join the next step, if all that run only decode."""
+        batch, limits = len(self._running), self._limits
+        if not self._waiting or batch >= limits.sequences_max or batch >= limits.batch_tokens_max:
+            return False
+        head = self._waiting[0]
+        tokens = min(head.known - head.computed, limits.batch_tokens_max - batch)
+        return self._kv_tokens + batch + head.computed + tokens <= limits.kv_tokens_max
 
     def admit(self, sequence: Sequence) -> None:
         """Queue a sequence.

@@ -1,20 +1,23 @@
 """When a request would have its first token and its last, on an engine as it is now.
 
-Both kinds of engine are predicted in the same way, by playing the known work forward in a ``BatchingEngine``: one with
-a row in the table from its formula, any other from a formula of the same form whose constants are learnt online from
-what was observed, beginning with what the offer promises. What leaves this module is integer milliseconds, rounded up.
+Both kinds of engine are predicted in the same way, by playing the known work forward (``foresight``, or a
+``BatchingEngine`` where its KV cache would run out): one with a row in the table from its formula, any other from a
+formula of the same form whose constants are learnt online from what was observed, beginning with what the offer
+promises. What leaves this module is integer milliseconds, rounded up.
 """
 
 from math import ceil
 from typing import Final, Protocol
 
 from wwwmarket.dispatch.batching import BatchingEngine, Sequence
+from wwwmarket.dispatch.foresight import Part, foresee
 from wwwmarket.dispatch.step_time import EngineLimits, StepTimeModel
+from wwwmarket.domain.errors import TooLarge
 from wwwmarket.domain.quantity import Millis, Slo, Tokens
 from wwwmarket.domain.records import Capacity
 from wwwmarket.domain.shape import Value
 
-GRAINS: Final = 32
+GRAINS: Final = 12
 """Ends of other sequences are seen at this resolution of the request's own length: what bounds the cost."""
 ROUNDS_MAX: Final = 10_000
 """Steps played before the answer is "at least this long"."""
@@ -193,19 +196,37 @@ class LearntLatency(Value):
 
 
 def _play(model: StepTimeModel, limits: EngineLimits, load: Load, input_tokens: int, output_tokens: int) -> Prediction:
-    """Put the known work into an engine, the request behind it, and step until the request has ended."""
-    engine = BatchingEngine(model, limits)
+    """The known work first, the request behind it: when it starts to answer, and when it has ended."""
+    own = Part(max(2, input_tokens), output_tokens, 0)
+    if own.input_tokens + output_tokens > limits.kv_tokens_max:
+        raise TooLarge(f"{own.input_tokens} + {output_tokens} tokens are more than the KV cache holds")
+    ahead = [_part(work, limits.kv_tokens_max) for work in _ahead(load, input_tokens, output_tokens, limits)]
     grain = max(1, output_tokens // GRAINS)
-    own = Work(input_tokens_left=max(2, input_tokens), output_tokens_left=output_tokens)
-    ahead = _ahead(load, own, limits)
-    for key, work in enumerate(ahead):
-        _admit(engine, key, work, grain)
+    seen = foresee(model, limits, ahead, own, grain=grain)
+    if seen is None:
+        return _step(BatchingEngine(model, limits), ahead, own, model.front_end_ms)
+    return Prediction(ttft_ms=ceil(seen.first_ms), finish_ms=ceil(seen.finish_ms))
+
+
+def _step(engine: BatchingEngine, ahead: list[Part], own: Part, now_ms: float) -> Prediction:
+    """The engine itself, step by step, until the request has ended."""
+    grain = max(1, own.output_tokens // GRAINS)
+    for key, part in enumerate(ahead):
+        known, output = part.computed_tokens + part.input_tokens, -(-part.output_tokens // grain) * grain
+        engine.admit(
+            Sequence(
+                key=key,
+                input_tokens=known,
+                output_tokens=min(output, engine.limits.kv_tokens_max - known),
+                computed_tokens=part.computed_tokens,
+            )
+        )
     own_key = len(ahead)
-    engine.admit(Sequence(key=own_key, input_tokens=own.input_tokens_left, output_tokens=output_tokens))
-    now_ms, first_ms = model.front_end_ms, None
+    engine.admit(Sequence(key=own_key, input_tokens=own.input_tokens, output_tokens=own.output_tokens))
+    first_ms = None
     for _ in range(ROUNDS_MAX):
         joined = first_ms is not None or engine.waiting > 0
-        outcome = engine.next_step(now_ms, steps_max=output_tokens if joined else 1)
+        outcome = engine.next_step(now_ms, steps_max=own.output_tokens if joined else 1)
         assert outcome is not None, "the request is still in the engine"
         now_ms = outcome.ended_ms
         if first_ms is None and own_key in outcome.emitted:
@@ -215,28 +236,27 @@ def _play(model: StepTimeModel, limits: EngineLimits, load: Load, input_tokens: 
     return Prediction(ttft_ms=ceil(now_ms if first_ms is None else first_ms), finish_ms=ceil(now_ms))
 
 
-def _ahead(load: Load, own: Work, limits: EngineLimits) -> tuple[Work, ...]:
+def _ahead(load: Load, input_tokens: int, output_tokens: int, limits: EngineLimits) -> tuple[Work, ...]:
     """All that is served before the request: running work of others, known work, waiting work of others, holds."""
     known = len(load.work)
-    output = ceil(sum(w.output_tokens_left for w in load.work) / known) if known else own.output_tokens_left
+    output = ceil(sum(w.output_tokens_left for w in load.work) / known) if known else output_tokens
     known_running = sum(1 for w in load.work if w.context_tokens > 0)
     running = min(OTHERS_MAX, max(0, load.running - known_running))
     waiting = min(OTHERS_MAX, max(0, load.running + load.waiting - known - running))
-    context = own.input_tokens_left
+    context = max(2, input_tokens)
     if load.kv_usage_ppm is not None and running:
         used = limits.kv_tokens_max * load.kv_usage_ppm // 1_000_000 - sum(w.context_tokens for w in load.work)
         context = max(1, used // running)
     other = Work(input_tokens_left=1, output_tokens_left=max(1, output), context_tokens=context)
-    queued = Work(input_tokens_left=own.input_tokens_left, output_tokens_left=max(1, output))
+    queued = Work(input_tokens_left=max(2, input_tokens), output_tokens_left=max(1, output))
     return (other,) * running + load.work + (queued,) * waiting + load.holds
 
 
-def _admit(engine: BatchingEngine, key: int, work: Work, grain: int) -> None:
-    """Admit work of others: its end rounded up to the grain, and cut to what can fit (it did fit, where it runs)."""
-    room = engine.limits.kv_tokens_max
-    context = min(work.context_tokens, room - 2)
-    known = min(context + max(1, work.input_tokens_left), room - 1)
-    output = -(-max(1, work.output_tokens_left) // grain) * grain
-    engine.admit(
-        Sequence(key=key, input_tokens=known, output_tokens=min(output, room - known), computed_tokens=max(0, context))
-    )
+def _part(work: Work, room: int) -> Part:
+    """Work of others, cut to what can fit (it did fit, where it runs)."""
+    left, output, context = work.input_tokens_left, work.output_tokens_left, work.context_tokens
+    if context > 0 and left <= 1 <= output <= room - context - 1:
+        return Part(1, output, context)
+    context = max(0, min(context, room - 2))
+    left = max(1 if context else 2, min(left, room - 1 - context))
+    return Part(left, max(1, min(output, room - context - left)), context)

@@ -1,4 +1,4 @@
-"""One sealed reverse auction: ask a few providers, wait a bounded time, rank what came back.
+"""One sealed reverse auction: ask a few providers, and a few more if none is good enough; rank what came back.
 
 It promises that the ranking depends only on which asks arrived in time, never on their order, and that every asked
 provider is accounted for with a reason. It does not know how asks travel, nor what becomes of the winner.
@@ -6,14 +6,16 @@ provider is accounted for with a reason. It does not know how asks travel, nor w
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Literal, Protocol, TypeAlias, assert_never
+from typing import Final, Literal, Protocol, TypeAlias, assert_never
+
+from msgspec.structs import replace
 
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import Verified
 from wwwmarket.domain.book import ListedOffer
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
-from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Usage
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Usage
 from wwwmarket.domain.records import Ask, Bid, Offer, Signed
 from wwwmarket.domain.shape import Value
 
@@ -110,6 +112,9 @@ class PricingRule(Protocol):
         ...
 
 
+WHOLE_PPM: Final = 1_000_000
+
+
 def draw(candidates: Sequence[Candidate], chance: bytes, count: int) -> tuple[Candidate, ...]:
     """``count`` candidates, uniformly by ``chance`` (32 unpredictable bytes), whatever order they are given in."""
     shuffled = sorted(candidates, key=lambda candidate: sha256(chance + bytes.fromhex(candidate.offer)).digest())
@@ -117,16 +122,34 @@ def draw(candidates: Sequence[Candidate], chance: bytes, count: int) -> tuple[Ca
 
 
 class Auction:
-    def __init__(self, bid: Bid, candidates: Sequence[Candidate], pricing: PricingRule, *, ask_timeout_ms: int) -> None:
+    """``reserves`` are asked in a second round, once, when after the first no ask meets the bid's objective with
+    ``margin_ppm`` of it to spare. An ask of the first round that comes during the second still counts.
+    """
+
+    def __init__(  # noqa: PLR0913 - who is asked, about what, by which rule, for how long
+        self,
+        bid: Bid,
+        candidates: Sequence[Candidate],
+        pricing: PricingRule,
+        *,
+        ask_timeout_ms: int,
+        reserves: Sequence[Candidate] = (),
+        margin_ppm: int = 0,
+    ) -> None:
         assert candidates, "an auction asks somebody"
         self._bid = bid
         self._bid_digest = digest(bid)
         self._expected = Usage(
             input_tokens=bid.input_tokens, cached_input_tokens=0, output_tokens=bid.expected_output_tokens
         )
+        self._strict = _with_margin(bid, margin_ppm)
         self._pricing = pricing
         self._ask_timeout_ms = ask_timeout_ms
         self._waiting = {candidate.offer: candidate for candidate in candidates}
+        self._late: dict[EntryId, Candidate] = {}
+        self._reserves = tuple(candidate for candidate in reserves if candidate.offer not in self._waiting)
+        self._second = False
+        self._deadline_ms: Millis = 0
         self._asks: list[tuple[Candidate, Verified[Ask]]] = []
         self._missing: list[tuple[Candidate, AskMissing]] = []
         self._decided = False
@@ -136,35 +159,67 @@ class Auction:
             return []
         match event:
             case Opened():
-                asked: list[Effect] = [RequestAsk(candidate=candidate) for candidate in self._waiting.values()]
-                return [*asked, ArmDeadline(at_ms=event.at_ms + self._ask_timeout_ms)]
+                return self._request(event.at_ms)
             case AskArrived():
                 return self._arrived(event)
             case AskMissing():
                 return self._absent(event)
             case DeadlineReached():
-                return self._decide()
+                return self._due(event)
             case _:
                 assert_never(event)
 
+    def _request(self, at_ms: int) -> list[Effect]:
+        self._deadline_ms = at_ms + self._ask_timeout_ms
+        asked: list[Effect] = [RequestAsk(candidate=candidate) for candidate in self._waiting.values()]
+        return [*asked, ArmDeadline(at_ms=self._deadline_ms)]
+
     def _arrived(self, event: AskArrived) -> list[Effect]:
-        candidate = self._waiting.pop(event.offer, None)
+        candidate = self._answered(event.offer)
         if candidate is None:
             return []
         self._asks.append((candidate, event.ask))
-        return [] if self._waiting else self._decide()
+        return [] if self._waiting else self._end_round(event.at_ms)
 
     def _absent(self, event: AskMissing) -> list[Effect]:
-        candidate = self._waiting.pop(event.offer, None)
+        candidate = self._answered(event.offer)
         if candidate is None:
             return []
         self._missing.append((candidate, event))
-        return [] if self._waiting else self._decide()
+        return [] if self._waiting else self._end_round(event.at_ms)
+
+    def _answered(self, offer: EntryId) -> Candidate | None:
+        return self._waiting.pop(offer, None) or self._late.pop(offer, None)
+
+    def _due(self, event: DeadlineReached) -> list[Effect]:
+        """The first round's deadline means nothing once the second has begun."""
+        of_first = self._second and event.at_ms < self._deadline_ms
+        return [] if of_first else self._end_round(event.at_ms)
+
+    def _end_round(self, at_ms: int) -> list[Effect]:
+        if not self._reserves or self._is_good_enough():
+            return self._decide()
+        self._late = self._waiting
+        self._waiting = {candidate.offer: candidate for candidate in self._reserves}
+        self._reserves = ()
+        self._second = True
+        return self._request(at_ms)
+
+    def _is_good_enough(self) -> bool:
+        for candidate, ask in self._asks:
+            try:
+                self._check(candidate, ask)
+                self._pricing.check_ask(self._strict, ask.body, candidate.listed.offer)
+            except Refusal:
+                continue
+            return True
+        return False
 
     def _decide(self) -> list[Effect]:
         self._decided = True
         standings: list[Standing] = []
-        judged: list[JudgedAsk] = [self._silent(candidate) for candidate in self._waiting.values()]
+        silent = [*self._late.values(), *self._waiting.values()]
+        judged: list[JudgedAsk] = [self._silent(candidate) for candidate in silent]
         judged += [_absence(candidate, missing) for candidate, missing in self._missing]
         digests: list[Digest] = []
         for candidate, ask in self._asks:
@@ -232,6 +287,13 @@ class Auction:
     def _silent(self, candidate: Candidate) -> JudgedAsk:
         reason = f"no answer within {self._ask_timeout_ms} ms"
         return _no_ask(candidate, "silent", reason)
+
+
+def _with_margin(bid: Bid, margin_ppm: int) -> Bid:
+    """The same bid with an objective so much tighter."""
+    slo, kept = bid.slo, WHOLE_PPM - margin_ppm
+    tighter = Slo(ttft_ms=slo.ttft_ms * kept // WHOLE_PPM, tpot_ms=slo.tpot_ms * kept // WHOLE_PPM)
+    return replace(bid, slo=tighter)
 
 
 def _absence(candidate: Candidate, missing: AskMissing) -> JudgedAsk:
