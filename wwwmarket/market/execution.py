@@ -23,6 +23,11 @@ class Ledger(Value):
     origin: Origin
     operator: AccountId
 
+    def promises(self, inclusion: Verified[Inclusion], award: EntryId) -> bool:
+        """Whether this is its word on that very award."""
+        said = inclusion.body
+        return inclusion.by == self.operator and said.origin == self.origin and said.entry == award
+
 
 class Ordered(Value):
     """The client's order has been unsealed: what to run, as exact bytes."""
@@ -230,8 +235,7 @@ class Executor:
         """The first promise counts. Whatever comes after it cannot take back what was let out for it."""
         if self._promised:
             return []
-        said = event.inclusion.body
-        if event.inclusion.by != self._ledger.operator or said.origin != self._ledger.origin or said.entry != self._id:
+        if not self._ledger.promises(event.inclusion, self._id):
             return self._fail(event.at_ms, "the promise of inclusion is not this ledger's word on this award")
         self._promised = True
         held, self._held = self._held, []

@@ -29,7 +29,7 @@ from wwwmarket.domain.errors import (
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import EngineFingerprint
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
-from wwwmarket.domain.records import Attestation, Award, Offer, Settlement, Signed
+from wwwmarket.domain.records import Attestation, Award, Inclusion, Offer, Settlement, Signed
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import execution, offer, settlement
 from wwwmarket.node import messages
@@ -151,7 +151,7 @@ class Selling:
         entry = signing.open_entry(opening.leaf.encode())
         award = desk.read_award(entry)
         channel = desk.sealing.channel(opening.gateway_key, "provider")
-        self._recognise(entry, award)
+        self._recognise(entry, award, opening.promise)
         self._taken[entry.id] = award.expires_ms
         try:
             self._take(award)
@@ -163,7 +163,7 @@ class Selling:
             finally:
                 self._changed.set()
 
-    def _recognise(self, entry: VerifiedEntry, award: Award) -> None:
+    def _recognise(self, entry: VerifiedEntry, award: Award, promise: Signed[Inclusion] | None) -> None:
         """Whether this is ours to answer at all. Nothing is signed or kept for a stranger without an ask and funds.
 
         Once for each award: two attestations of one award would let its client choose the one that pays less.
@@ -179,6 +179,8 @@ class Selling:
             return
         if desk.next_seq(award.bid.client) > entry.entry.seq:
             raise Conflict("this award is closed on the ledger, or lost its place there", reason="closed")
+        if promise is not None and desk.ledger.promises(signing.verify(promise), entry.id):
+            return  # the ledger has locked them, and this replica has yet to hear of it
         if desk.available_micro(award.bid.client) < award.locked_micro:
             raise InsufficientCredit("the client cannot lock what this award locks")
 
