@@ -4,14 +4,16 @@ What it is comes from ``/v1/models``, ``/version`` and ``/props``; what it is do
 through as the exact bytes that the engine sent.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from http import HTTPStatus
 from typing import Final, Literal, TypeAlias, TypeVar
 
-import httpx
 import msgspec
+from aiohttp import ClientResponse
 
 from wwwmarket.adapters.engines import engine_listing, engine_metrics, openai_stream
+from wwwmarket.adapters.engines.engine_http import RETRY_AFTER_MS, EngineHttp, read_at_most
 from wwwmarket.adapters.engines.engine_listing import EngineFacts
 from wwwmarket.adapters.engines.openai_request import PreparedRequest, prepare
 from wwwmarket.domain.errors import Unavailable
@@ -30,18 +32,11 @@ from wwwmarket.ports.engine import (
 T = TypeVar("T")
 UsageSource: TypeAlias = Literal["engine", "tokenize", "pieces"]
 
-CONNECT_TIMEOUT_S: Final = 3.0
-WRITE_TIMEOUT_S: Final = 10.0
 SILENCE_TIMEOUT_S: Final = 120.0
 """Longest wait for the next byte of an answer, the first one included: a queue may stand before it."""
-POLL_TIMEOUT_S: Final = 3.0
-KEEPALIVE_S: Final = 4.0
-"""llama.cpp closes a connection after 5 s of idleness."""
-IDLE_CONNECTIONS_MAX: Final = 64
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 ERROR_BYTES_MAX: Final = 64 * 1024
 METRICS_BYTES_MAX: Final = 4 * 1024 * 1024
-RETRY_AFTER_MS: Final = 1_000
 BYTES_PER_TOKEN: Final = 4
 """For the input of an engine that can neither count nor tokenize: the usual length of English text."""
 OURS_TO_MEND: Final = frozenset({401, 403, 407, 408, 429})
@@ -68,24 +63,7 @@ class OpenAiEngine:
         self._in_flight = 0
         self._served: frozenset[str] | None = None
         self._usage_source: UsageSource = "engine"
-        self._base_url = base_url.rstrip("/").removesuffix("/v1")
-        self._headers = {"accept-encoding": "identity", "content-type": "application/json"}
-        if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
-        self._timeout = httpx.Timeout(
-            connect=CONNECT_TIMEOUT_S, read=silence_timeout_s, write=WRITE_TIMEOUT_S, pool=CONNECT_TIMEOUT_S
-        )
-        self._client = self._new_client(IDLE_CONNECTIONS_MAX)
-        # keeps nothing alive, so that whatever it sends goes over a fresh connection
-        self._fresh_client = self._new_client(0)
-
-    def _new_client(self, idle_connections_max: int) -> httpx.AsyncClient:
-        limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=idle_connections_max, keepalive_expiry=KEEPALIVE_S
-        )
-        return httpx.AsyncClient(
-            headers=self._headers, timeout=self._timeout, limits=limits, trust_env=False, follow_redirects=False
-        )
+        self._http = EngineHttp(base_url, api_key, silence_timeout_s=silence_timeout_s)
 
     @property
     def usage_source(self) -> UsageSource:
@@ -115,46 +93,24 @@ class OpenAiEngine:
             raise EngineRefused(404, _unknown_model(prepared.model))
         self._in_flight += 1
         try:
-            async with self._sent("POST", path, prepared.body) as response:
-                if response.status_code != httpx.codes.OK:
+            async with self._http.answer("POST", path, prepared.body) as response:
+                if response.status != HTTPStatus.OK:
                     raise await _failure(response)
                 yield ResponseStarted(content_type=response.headers.get("content-type", "application/json"))
                 events = self._streamed(prepared, response) if prepared.stream else self._whole(prepared, response)
                 async with aclosing(events):
                     async for event in events:
                         yield event
-        except httpx.HTTPError as error:
-            raise _gone(error) from error
         finally:
             self._in_flight -= 1
 
     async def close(self) -> None:
-        await self._client.aclose()
-        await self._fresh_client.aclose()
+        await self._http.close()
 
-    @asynccontextmanager
-    async def _sent(self, method: str, path: str, body: bytes = b"") -> AsyncIterator[httpx.Response]:
-        """The response to a request, its headers read. Leaving closes the connection unless the body was read whole.
-
-        A connection that the engine closed meanwhile shows only when it is used: the request goes out once more.
-        """
-        url = self._base_url + path
-        timeout = self._timeout if body else POLL_TIMEOUT_S
-        request = self._client.build_request(method, url, content=body, timeout=timeout)
-        try:
-            response = await self._client.send(request, stream=True)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            request = self._fresh_client.build_request(method, url, content=body, timeout=timeout)
-            response = await self._fresh_client.send(request, stream=True)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _streamed(self, prepared: PreparedRequest, response: httpx.Response) -> AsyncGenerator[EngineEvent, None]:
+    async def _streamed(self, prepared: PreparedRequest, response: ClientResponse) -> AsyncGenerator[EngineEvent, None]:
         splitter = openai_stream.EventSplitter()
         usage_piece, kept, size, texts, done = b"", [], 0, 0, False
-        async for chunk in response.aiter_raw():
+        async for chunk in response.content.iter_any():
             size += len(chunk)
             if size > ANSWER_BYTES_MAX:
                 raise Unavailable("the engine's answer is over the limit", retry_after_ms=RETRY_AFTER_MS)
@@ -181,8 +137,8 @@ class OpenAiEngine:
             self._usage_source = "engine"
         yield ResponseFinished(usage=usage)
 
-    async def _whole(self, prepared: PreparedRequest, response: httpx.Response) -> AsyncGenerator[EngineEvent, None]:
-        body = await _read_at_most(response, ANSWER_BYTES_MAX)
+    async def _whole(self, prepared: PreparedRequest, response: ClientResponse) -> AsyncGenerator[EngineEvent, None]:
+        body = await read_at_most(response, ANSWER_BYTES_MAX)
         yield ResponsePiece(data=body, tokens=True)
         usage = openai_stream.usage_of(body)
         if usage is None:
@@ -207,12 +163,12 @@ class OpenAiEngine:
         """How many tokens a text is (``prompt`` is vLLM's field, ``content`` llama.cpp's); None where it cannot say."""
         body = msgspec.json.encode({"model": model, "prompt": text, "content": text, "add_special_tokens": False})
         try:
-            async with self._sent("POST", "/tokenize", body) as response:
-                answer = await _read_at_most(response, ANSWER_BYTES_MAX)
-            if response.status_code != httpx.codes.OK:
+            async with self._http.answer("POST", "/tokenize", body) as response:
+                answer = await read_at_most(response, ANSWER_BYTES_MAX)
+            if response.status != HTTPStatus.OK:
                 return None
             return len(msgspec.json.decode(answer, type=_Tokenized).tokens)
-        except (httpx.HTTPError, msgspec.DecodeError, UnicodeDecodeError):
+        except (Unavailable, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     async def _get(self, path: str) -> bytes:
@@ -221,13 +177,10 @@ class OpenAiEngine:
         Raises:
             Unavailable: no answer in time, or one that is not 200.
         """
-        try:
-            async with self._sent("GET", path) as response:
-                body = await _read_at_most(response, METRICS_BYTES_MAX)
-        except httpx.HTTPError as error:
-            raise _gone(error) from error
-        if response.status_code != httpx.codes.OK:
-            raise _Answered(path, response.status_code)
+        async with self._http.answer("GET", path) as response:
+            body = await read_at_most(response, METRICS_BYTES_MAX)
+        if response.status != HTTPStatus.OK:
+            raise _Answered(path, response.status)
         return body
 
     async def _get_as(self, path: str, kind: type[T], *, absent: T | None = None) -> T:
@@ -253,26 +206,13 @@ class _Tokenized(msgspec.Struct):
     tokens: list[msgspec.Raw]
 
 
-def _gone(error: httpx.HTTPError) -> Unavailable:
-    return Unavailable(f"the engine is gone: {type(error).__name__} {error}".strip(), retry_after_ms=RETRY_AFTER_MS)
-
-
-async def _failure(response: httpx.Response) -> EngineRefused | Unavailable:
+async def _failure(response: ClientResponse) -> EngineRefused | Unavailable:
     """What an answer other than 200 means."""
-    status = response.status_code
-    body = await _read_at_most(response, ERROR_BYTES_MAX)
+    status = response.status
+    body = await read_at_most(response, ERROR_BYTES_MAX)
     if 400 <= status < 500 and status not in OURS_TO_MEND:
         return EngineRefused(status, body)
     return Unavailable(f"the engine answered {status}", retry_after_ms=RETRY_AFTER_MS)
-
-
-async def _read_at_most(response: httpx.Response, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > limit:
-            raise Unavailable("the engine's answer is over the limit", retry_after_ms=RETRY_AFTER_MS)
-    return bytes(body)
 
 
 def _unknown_model(model: str) -> bytes:
