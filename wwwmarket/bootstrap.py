@@ -110,11 +110,11 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
     """
     async with contextlib.AsyncExitStack() as stack:
         key = load_or_create_key(settings.data, settings.passphrase)
+        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'node.db'}")
+        stack.push_async_callback(store.close)
         transport = await IrohTransport.bind(key, _bind_address(settings))
         stack.push_async_callback(transport.close)
         _remember_sockets(settings.data, transport.address())
-        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'node.db'}")
-        stack.push_async_callback(store.close)
         token = _admin_token(settings.data)
         world = World(
             key=key,

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
+
+from wwwmarket.cli.demo.processes import Child
 
 HELLO = [{"role": "user", "content": "Tell me about the river."}]
 AWARD = "x-wwwmarket-award"
@@ -271,6 +274,35 @@ def test_a_provider_says_how_it_is(market, program):
     told = json.loads(done.stdout)
     assert [offer["model"] for offer in told["offers"]] == [market.model]
     assert "available" in program("provider", "status", "--data", str(market.data / "provider-1")).stdout
+
+
+def test_a_provider_joins_and_leaves(market, program, http, until, tmp_path):
+    """Its offer is listed while it serves; told to leave it withdraws the offer, and ends with 0."""
+    terms = ("--price-input", "900", "--price-output", "900", "--ttft-ms", "900", "--tpot-ms", "90", "--capacity", "1")
+    command = ["provider", "join", "--market", market.base, "--engine", "embedded", *terms]
+    with Child("newcomer", command, tmp_path) as newcomer:
+        account = newcomer.ready().account
+        until(lambda: account in providers_of(http), "the offer is listed")
+        left = program("provider", "leave", "--data", str(tmp_path), "--json")
+        assert json.loads(left.stdout) == {"account": account, "left": True}
+        assert account not in providers_of(http)
+    assert newcomer.returncode == 0
+
+
+def providers_of(http) -> set[str]:
+    return {offer["provider"] for offer in http.get("/v1/offers").json()["data"]}
+
+
+def test_a_further_gateway_has_the_same_market(market, program, http, tmp_path):
+    """A node that joins shows the same models, and serves a ledger that passes the same audit."""
+    with Child("gateway", ["node", "run", "--market", market.base, "--port", "0"], tmp_path) as gateway:
+        base = gateway.ready().gateway
+        with httpx.Client(base_url=base, trust_env=False) as other:
+            assert other.get("/v1/models").json() == http.get("/v1/models").json()
+            assert other.get("/v1/status").json()["is_operator"] is False
+        audited = program("audit", base, "--vkey", market.vkey)
+    assert audited.stdout.splitlines()[-1] == "audit: pass", audited.stderr
+    assert gateway.returncode == 0
 
 
 def test_the_ledger_is_exported_and_audited(market, client, http, until, program, tmp_path):  # noqa: PLR0917

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -20,7 +20,7 @@ from wwwmarket.cli.demo.processes import environment
 from wwwmarket.cli.explain import why
 from wwwmarket.cli.options import Json, ReadyFile, option
 from wwwmarket.cli.output import emit, printable, say
-from wwwmarket.cli.serving import write_whole
+from wwwmarket.cli.serving import INTERRUPTED, write_whole
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.node.service import Explanation
 
@@ -96,12 +96,16 @@ def demo(  # noqa: PLR0913 - how much there is to see
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM ends the demo, and its children with it, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end(*_: object) -> NoReturn:
+    sys.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -227,5 +231,5 @@ def _stay(market: Market) -> None:
     )
     say(f"  OPENAI_BASE_URL={market.node.openai} OPENAI_API_KEY={market.guest.key}  model: {printable(market.model)}")
     say(f"  ledger: {market.ledger}  verifier key: {market.node.vkey}")
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         signal.pause()

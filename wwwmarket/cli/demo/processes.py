@@ -56,6 +56,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """What it left with; None while it is at work."""
+        return self._process.poll()
+
     def ready(self) -> Serving:
         """Wait until it serves.
 
