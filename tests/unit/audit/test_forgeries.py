@@ -469,6 +469,16 @@ def test_what_follows_from_a_refused_award_is_no_second_violation():
     assert (blamed(report), followed(report)) == ([(12, 3)], [(13, settled)])
 
 
+def test_what_refused_entries_speak_of_is_bounded(monkeypatch):
+    """Where more was refused than is remembered, whatever the state lacks may be a consequence, and is called one."""
+    monkeypatch.setattr("wwwmarket.market.audit.replay.SHADOW_MAX", 3)
+    ledger = begun()
+    refused = [ledger.force(CLIENT, Transfer(to=CLIENT.account, amount_micro=1)) for _ in range(3)]
+    lacking = ledger.force(RIVAL, Withdrawal(offer=named("nothing")))
+    report = audit_leaves(ledger.marked())
+    assert (blamed(report), followed(report)) == ([(10, index) for index in refused], [(10, lacking)])
+
+
 def test_an_attestation_by_a_stranger_is_found():
     """A settlement on somebody else's word fails check 10."""
     ledger = begun()
