@@ -286,6 +286,7 @@ def test_a_provider_joins_and_leaves(market, program, http, until, tmp_path):
         left = program("provider", "leave", "--data", str(tmp_path), "--json")
         assert json.loads(left.stdout) == {"account": account, "left": True}
         assert account not in providers_of(http)
+        until(lambda: newcomer.returncode is not None, "its process has ended")
     assert newcomer.returncode == 0
 
 

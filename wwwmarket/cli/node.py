@@ -1,5 +1,7 @@
 """``wwwmarket node``: run a node that founds a market or joins one, and manage its gateway's API keys."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -23,7 +25,7 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, fail, say
-from wwwmarket.cli.serving import Interrupts, Serving, announced, run_until_told
+from wwwmarket.cli.serving import Interrupts, Serving, announcing, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.identity import AccountId
 
@@ -110,22 +112,21 @@ def run(  # noqa: PLR0913 - each is a choice about the node
 async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: bool) -> None:
     from wwwmarket.bootstrap import open_node
 
-    with Interrupts(stdin=stdin) as interrupts:
+    with Interrupts(stdin=stdin) as interrupts, announcing(settings.data, ready_file) as announce:
         async with open_node(settings) as running:
             serving = serving_of(running, settings.data)
             emit(serving, json)
+            sys.stdout.flush()
             warn_without_backup(settings.data, serving.account)
             say(f"Serving at {serving.gateway}: Ctrl-C to leave in order, twice to stop at once.")
-            with announced(serving, ready_file):
-                await interrupts.wait(running.node.wait_failed())
-                say("Leaving: what is in flight is finished first.")
-                await running.node.drain()
+            announce(serving)
+            await interrupts.wait(running.node.wait_failed())
+            say("Leaving: what is in flight is finished first.")
+            await running.node.drain()
 
 
 def serving_of(running: Any, data: Path) -> Serving:
     """What ``bootstrap.Running`` says of itself."""
-    import os
-
     return Serving(
         gateway=running.gateway,
         openai=f"{running.gateway}/v1",

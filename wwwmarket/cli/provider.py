@@ -28,7 +28,7 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, fail, printable, say
-from wwwmarket.cli.serving import Interrupts, Serving, announced, find_running, run_until_told
+from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, find_running, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.quantity import Prices, Slo
@@ -210,7 +210,7 @@ def leave(
     serving = _running(data)
     os.kill(serving.pid, signal.SIGTERM)
     until_s = time.monotonic() + timeout_s
-    while (Path(serving.data) / "running.json").exists():
+    while (Path(serving.data) / RUNNING).exists():
         if time.monotonic() > until_s:
             fail(f"process {serving.pid} is still finishing what it has in flight after {timeout_s} s")
         time.sleep(0.05)
@@ -245,14 +245,16 @@ async def _sell(
 
     async with contextlib.AsyncExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(stdin=stdin))
+        announce = stack.enter_context(announcing(settings.data, ready_file))
         engine, description, served = await stack.enter_async_context(open_engine(offer))
         running = await stack.enter_async_context(open_node(settings))
         offering = await begin_selling(running.node, engine, description, served, offer)
         serving = serving_of(running, settings.data)
         emit({**_fields(serving), "model": served.name, "offer": offering.current}, json)
+        sys.stdout.flush()
         warn_without_backup(settings.data, serving.account)
         say(f"Selling {printable(served.name)}: Ctrl-C to leave in order, twice to stop at once.")
-        stack.enter_context(announced(serving, ready_file))
+        announce(serving)
         async with _live_line(running):
             await interrupts.wait(running.node.wait_failed())
         say("Leaving: the offer is withdrawn, and what is in flight is finished first.")

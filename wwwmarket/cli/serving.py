@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -99,15 +99,23 @@ def _leave() -> NoReturn:
 
 
 @contextlib.contextmanager
-def announced(serving: Serving, ready_file: Path | None) -> Iterator[None]:
-    """``serving`` in its data directory, and in ``ready_file``, for as long as the block runs."""
-    files = [Path(serving.data) / RUNNING, *([ready_file] if ready_file is not None else [])]
+def announcing(data: Path, ready_file: Path | None) -> Iterator[Callable[[Serving], None]]:
+    """Gives what writes ``Serving`` into ``data`` and to ``ready_file``; both are gone when the block has ended.
+
+    Around all that serves, so that who sees them gone may start anew with the same data.
+    """
+    written: list[Path] = []
+
+    def announce(serving: Serving) -> None:
+        for file in (data / RUNNING, ready_file):
+            if file is not None:
+                write_whole(file, msgspec.json.format(msgspec.json.encode(serving), indent=2) + b"\n")
+                written.append(file)
+
     try:
-        for file in files:
-            write_whole(file, msgspec.json.format(msgspec.json.encode(serving), indent=2) + b"\n")
-        yield
+        yield announce
     finally:
-        for file in files:
+        for file in written:
             file.unlink(missing_ok=True)
 
 

@@ -342,6 +342,7 @@ class Node:
                 case messages.Execute() as execute:
                     if self.selling is None:
                         raise NotFound("this node sells nothing")
+                    self.measures.count("awards_received_total")
                     await self.selling.execute(stream, execute)
                 case messages.Follow() as follow:
                     if self.sequencer is None:
