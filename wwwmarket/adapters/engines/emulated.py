@@ -107,7 +107,12 @@ def main() -> None:
         port = listener.getsockname()[1]
         app = application(driver, speaker, options.gpu, on_ready=lambda: announce(port))
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_GRACE_S, timeout_keep_alive=75
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOP_GRACE_S,
+            timeout_keep_alive=75,
         )
         uvicorn.Server(config).run(sockets=[listener])
 

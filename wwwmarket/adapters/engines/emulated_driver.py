@@ -19,15 +19,15 @@ class Generation:
         self.aborted = False
         self._produced = 0
         self._taken = 0
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
 
     def produce(self, tokens: int) -> None:
         self._produced += tokens
-        self._news.set()
+        self._wake()
 
     def abort(self) -> None:
         self.aborted = True
-        self._news.set()
+        self._wake()
 
     @property
     def remaining(self) -> int:
@@ -35,12 +35,18 @@ class Generation:
         return self.output_tokens - self._taken
 
     async def take(self) -> int:
-        """Wait for tokens; how many there are since the last time, 0 when it was aborted."""
-        await self._news.wait()
-        self._news.clear()
+        """Wait for tokens; how many there are since the last time, 0 when it was aborted. One reader only."""
+        while self._produced == self._taken and not self.aborted:
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
         tokens = 0 if self.aborted else self._produced - self._taken
         self._taken += tokens
         return tokens
+
+    def _wake(self) -> None:
+        # a reader that was cancelled leaves a future that is done
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
 
 class Driver:

@@ -20,6 +20,7 @@ WORDS: Final = (
     *("and", "a", "promise", "of", "time", "is", "kept", "by", "whoever", "knows", "how", "long", "the", "queue", "is"),
 )
 
+_FOLLOWING: Final = tuple(f" {word}" for word in WORDS)
 _TOKEN: Final = re.compile(r"\w{1,8}|[^\w\s]")
 _Positive = Annotated[int, Meta(ge=0, le=2**32)]
 
@@ -81,8 +82,8 @@ def token_count(text: str) -> int:
 
 
 def words_from(first: int, count: int) -> list[str]:
-    """``count`` words of the endless text, from its ``first`` on; all but the very first follow a space."""
-    return [WORDS[(first + i) % len(WORDS)] for i in range(count)]
+    """``count`` words of the endless text, from its ``first`` on, each after a space."""
+    return [_FOLLOWING[i % len(_FOLLOWING)] for i in range(first, first + count)]
 
 
 def plan(path: Path, request: CompletionRequest, speaker: Speaker) -> Reply:

@@ -10,7 +10,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from wwwmarket import __version__
@@ -39,6 +42,7 @@ class _Form:
         self._chunk_kind = "chat.completion.chunk" if self._chat else "text_completion"
         before, after = self._event([self._choice("\x00", None)]).split(b"\\u0000")
         self._before, self._after = before, after
+        self._between = (after + before).decode()
 
     def usage(self) -> dict[str, Any]:
         sent, made = self._reply.input_tokens, self._reply.output_tokens
@@ -54,10 +58,9 @@ class _Form:
     def tokens(self, first: int, count: int) -> bytes:
         """Events of ``count`` tokens, one each, from the reply's ``first`` on."""
         words = replies.words_from(self._reply.first_word + first, count)
-        return b"".join(
-            self._before + (b"" if first + i == 0 else b" ") + word.encode() + self._after
-            for i, word in enumerate(words)
-        )
+        if not first:
+            words[0] = words[0].lstrip()
+        return self._before + self._between.join(words).encode() + self._after
 
     def closing(self, *, include_usage: bool) -> bytes:
         end = self._event([self._choice("", self._reply.finish_reason)])
@@ -65,7 +68,7 @@ class _Form:
         return end + usage + b"data: [DONE]\n\n"
 
     def whole(self) -> bytes:
-        text = " ".join(replies.words_from(self._reply.first_word, self._reply.output_tokens))
+        text = "".join(replies.words_from(self._reply.first_word, self._reply.output_tokens)).lstrip()
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": self._reply.finish_reason}
         choice |= {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
         return _json({**self._common, "object": self._kind, "choices": [choice], "usage": self.usage()})
@@ -154,17 +157,17 @@ class _Server:
         answer = {"count": count, "max_model_len": self._speaker.context_tokens, "tokens": list(range(count))}
         return _respond(answer)
 
-    async def models(self) -> Response:
+    async def models(self, _: Request) -> Response:
         model = {"id": self._speaker.model, "object": "model", "created": CREATED_S, "owned_by": EMULATED}
         return _respond({"object": "list", "data": [{**model, "max_model_len": self._speaker.context_tokens}]})
 
-    async def version(self) -> Response:
+    async def version(self, _: Request) -> Response:
         return _respond({"version": __version__, "gpu": self._gpu})
 
-    async def health(self) -> Response:
+    async def health(self, _: Request) -> Response:
         return Response()
 
-    async def metrics(self) -> Response:
+    async def metrics(self, _: Request) -> Response:
         driver, label = self._driver, f'{{engine="0",model_name="{self._speaker.model}"}}'
         samples = (
             ("num_requests_running", "gauge", driver.running),
@@ -177,11 +180,11 @@ class _Server:
         return Response("".join(lines), media_type="text/plain; version=0.0.4")
 
 
-def application(driver: Driver, speaker: Speaker, gpu: str, on_ready: Callable[[], None]) -> FastAPI:
+def application(driver: Driver, speaker: Speaker, gpu: str, on_ready: Callable[[], None]) -> Starlette:
     """The server. ``on_ready`` is called once the driver runs."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         loop = asyncio.create_task(driver.run())
         on_ready()
         yield
@@ -190,18 +193,20 @@ def application(driver: Driver, speaker: Speaker, gpu: str, on_ready: Callable[[
             await loop
 
     server = _Server(driver, speaker, gpu)
-    app = FastAPI(title=EMULATED, lifespan=lifespan, openapi_url=None)
-    for path in ("/v1/chat/completions", "/v1/completions"):
-        app.add_api_route(path, server.complete, methods=["POST"], response_model=None)
-    app.add_api_route("/tokenize", server.tokenize, methods=["POST"], response_model=None)
-    for path, endpoint in (
-        ("/v1/models", server.models),
-        ("/version", server.version),
-        ("/health", server.health),
-        ("/metrics", server.metrics),
-    ):
-        app.add_api_route(path, endpoint, methods=["GET"], response_model=None)
-    return app
+    posts = {
+        "/v1/chat/completions": server.complete,
+        "/v1/completions": server.complete,
+        "/tokenize": server.tokenize,
+    }
+    gets = {
+        "/v1/models": server.models,
+        "/version": server.version,
+        "/health": server.health,
+        "/metrics": server.metrics,
+    }
+    routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()]
+    routes += [Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()]
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 async def _body(request: Request) -> bytes:

@@ -6,6 +6,7 @@ No redirects, proxies, cookies or decompression: what comes back is what the eng
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import Final
 
 from aiohttp import (
@@ -89,7 +90,7 @@ class EngineHttp:
             return await session.request(
                 method,
                 self._base_url + path,
-                data=body or None,
+                data=BytesIO(body) if body else None,  # written in parts, so that a long one holds nobody up
                 timeout=self._timeout if body else self._poll_timeout,
                 allow_redirects=False,
             )

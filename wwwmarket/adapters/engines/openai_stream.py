@@ -97,7 +97,7 @@ def has_usage(piece: bytes) -> bool:
 
 
 def has_error(piece: bytes) -> bool:
-    return _HAS_ERROR.search(piece) is not None
+    return b"error" in piece and _HAS_ERROR.search(piece) is not None
 
 
 def is_done(piece: bytes) -> bool:
