@@ -47,6 +47,8 @@ class EngineTwin:
         self._glide: Glide | None = None
         self._plan = 0
         self._busy = False
+        self._leaving: list[int] = []
+        self._coming: list[int] = []
 
     @property
     def in_flight(self) -> int:
@@ -74,8 +76,11 @@ class EngineTwin:
         """Drop a request; nothing happens where it has ended."""
         if self._jobs.pop(key, None) is None:
             return
-        self._cut()
-        self._engine.abort(key)
+        if self._busy:
+            self._leaving.append(key)
+            self._cut()
+        else:
+            self._engine.abort(key)
 
     def crash(self) -> None:
         """Everything in it is gone, and nobody is told."""
@@ -83,6 +88,8 @@ class EngineTwin:
         self._engine = BatchingEngine(self.model, self.limits)
         self._plan += 1
         self._busy, self._glide = False, None
+        self._leaving.clear()
+        self._coming.clear()
 
     def snapshot(self) -> list[Seen]:
         """Everything in hand, now, oldest first."""
@@ -105,8 +112,7 @@ class EngineTwin:
         job = self._jobs.get(key)
         if job is None:
             return
-        job.admitted = True
-        self._engine.admit(Sequence(key=key, input_tokens=job.input_tokens, output_tokens=job.output_tokens))
+        self._coming.append(key)
         self._cut()
         if not self._busy:
             self._clock_ms = self._loop.now_us / 1_000
@@ -144,7 +150,17 @@ class EngineTwin:
         self._loop.at(ceil(at_ms * 1_000), self._ended, self._plan, at_ms)
 
     def _go_on(self) -> None:
-        """Begin the next step or joined run at ``_clock_ms``."""
+        """Begin the next step or joined run at ``_clock_ms``; who was aborted meanwhile leaves, who came enters."""
+        for key in self._leaving:
+            self._engine.abort(key)
+        for key in self._coming:
+            job = self._jobs.get(key)
+            if job is not None:
+                job.admitted = True
+                sequence = Sequence(key=key, input_tokens=job.input_tokens, output_tokens=job.output_tokens)
+                self._engine.admit(sequence)
+        self._leaving.clear()
+        self._coming.clear()
         self._glide = self._engine.glide()
         if self._glide is not None:
             self._busy = True
@@ -158,9 +174,8 @@ class EngineTwin:
         if self._engine.kv_tokens > limits.kv_tokens_max or self._engine.running > limits.sequences_max:
             self.over_capacity = True
         self._plan += 1
-        self._loop.at(
-            ceil(outcome.ended_ms * 1_000), self._stepped, self._plan, outcome.ended_ms, outcome.emitted, outcome.finished
-        )
+        ended_ms = outcome.ended_ms
+        self._loop.at(ceil(ended_ms * 1_000), self._stepped, self._plan, ended_ms, outcome.emitted, outcome.finished)
 
     def _ended(self, plan: int, at_ms: float) -> None:
         if plan != self._plan or self._glide is None:
@@ -172,9 +187,7 @@ class EngineTwin:
         self._deliver((), outcome.finished)
         self._go_on()
 
-    def _stepped(
-        self, plan: int, at_ms: float, emitted: tuple[int, ...], finished: tuple[int, ...]
-    ) -> None:
+    def _stepped(self, plan: int, at_ms: float, emitted: tuple[int, ...], finished: tuple[int, ...]) -> None:
         if plan != self._plan:
             return
         self._clock_ms = at_ms

@@ -1,4 +1,4 @@
-"""Who is how far from whom: regions of the world, their published round trips, loss, partitions, and nodes that are gone.
+"""Who is how far from whom: regions of the world, their round trips, loss, partitions, and who is gone.
 
 Round trips are medians between cloud regions, rounded; within a region 2 ms. Every message takes half of one, times a
 jitter of 10 %.
@@ -25,7 +25,9 @@ _ROUND_TRIPS_MS: Final = (
 
 
 class Network:
-    """``send`` performs an action at the receiver, later, or never. ``reliable`` messages are resent when lost."""
+    """``send`` performs an action at the receiver, later, or never. ``reliable`` messages are resent when lost, and
+    arrive in order: they are of streams.
+    """
 
     def __init__(self, loop: EventLoop, regions: list[int], chance: Random, *, loss: float = 0.0) -> None:
         self._loop = loop
@@ -33,6 +35,7 @@ class Network:
         self._chance = chance
         self._loss = loss
         self._side: dict[int, int] = {}
+        self._latest_us: dict[tuple[int, int], int] = {}
         self.down: set[int] = set()
 
     def round_trip_us(self, one: int, other: int) -> int:
@@ -58,7 +61,11 @@ class Network:
                 delay_us += self.round_trip_us(sender, to) + 200_000
             if not self.reaches(sender, to):
                 return
-        self._loop.after(delay_us, self._deliver, to, action, arguments)
+        at_us = self._loop.now_us + delay_us
+        if reliable:
+            at_us = max(at_us, self._latest_us.get((sender, to), 0))
+            self._latest_us[sender, to] = at_us
+        self._loop.at(at_us, self._deliver, to, action, arguments)
 
     def _deliver(self, to: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if to not in self.down:

@@ -1,0 +1,54 @@
+"""What can honestly be known of output lengths that nobody knows: means by client and model, and what is left of one.
+
+The prior is the class's mean, worth a few observations. What is left of an answer that goes on is the mean rest of the
+answers seen to be at least as long: long answers are long because they are long.
+"""
+
+from bisect import bisect_right, insort
+from collections import deque
+from typing import Final
+
+PRIOR_WEIGHT: Final = 4
+REMEMBERED: Final = 256
+"""Recent lengths that a provider remembers."""
+
+
+class Means:
+    """Expected output tokens by key, learnt as answers end."""
+
+    def __init__(self, prior_tokens: float) -> None:
+        self._prior = prior_tokens
+        self._seen: dict[tuple[int, str], tuple[int, float]] = {}
+
+    def expected(self, client: int, model: str) -> int:
+        count, total = self._seen.get((client, model), (0, 0.0))
+        return max(1, round((PRIOR_WEIGHT * self._prior + total) / (PRIOR_WEIGHT + count)))
+
+    def observe(self, client: int, model: str, output_tokens: int) -> None:
+        count, total = self._seen.get((client, model), (0, 0.0))
+        self._seen[client, model] = (count + 1, total + output_tokens)
+
+
+class Residuals:
+    """Expected tokens left of an answer, by those produced; ``longest`` is the bound that everybody knows."""
+
+    def __init__(self, prior_tokens: float, longest: int) -> None:
+        self._prior = prior_tokens
+        self._longest = longest
+        self._recent: deque[int] = deque()
+        self._sorted: list[int] = []
+
+    def observe(self, output_tokens: int) -> None:
+        if len(self._recent) >= REMEMBERED:
+            del self._sorted[bisect_right(self._sorted, self._recent.popleft()) - 1]
+        self._recent.append(output_tokens)
+        insort(self._sorted, output_tokens)
+
+    def left(self, produced: int, expected: int) -> int:
+        """``expected`` is what was expected of this answer before it began."""
+        if produced == 0:
+            return expected
+        longer = self._sorted[bisect_right(self._sorted, produced) :]
+        seen = sum(longer) - produced * len(longer)
+        memoryless = min(self._prior, self._longest - produced)
+        return max(1, round((PRIOR_WEIGHT * memoryless + seen) / (PRIOR_WEIGHT + len(longer))))

@@ -1,0 +1,370 @@
+"""The market as a dispatch rule: the product's auction, buyer, seller, executor and claims, on simulated time.
+
+A client knocks at a node; the node bids, asks itself and a few others, asks more where nobody is good enough, awards,
+hands over, takes the next-best before the first token where a winner fails, and settles. A client that is told to come
+again does so twice, as the common SDKs do. Messages counted are asks, answers and handovers between nodes.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Final
+
+from wwwmarket.crypto.digest import request_digest
+from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, sign
+from wwwmarket.domain.book import ListedOffer
+from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.identity import EntryId, NodeId
+from wwwmarket.domain.model import ModelRequirement
+from wwwmarket.domain.quantity import Slo
+from wwwmarket.domain.records import Award, Bid, Inclusion, Settlement
+from wwwmarket.market import auction, award, execution, offer
+from wwwmarket.simulator.books import MARK_US, Books, Chain
+from wwwmarket.simulator.lengths import Means
+from wwwmarket.simulator.providing import REQUEST, SALT, Notary, Provider
+from wwwmarket.simulator.views import StaticViews, Views
+from wwwmarket.simulator.world import NodeTwin, Trip, World
+
+ASK_TIMEOUT_MS: Final = 600
+MARGIN_PPM: Final = 100_000
+"""An objective met with less than a tenth to spare is worth a second round."""
+ALLOWANCE_MS: Final = 400
+"""Of the objective for the auction, the handover and the way back: what providers do not see."""
+RETRIES: Final = 2
+RETRY_AFTER_US: Final = 1_000_000
+CRASH_NOTICED_US: Final = 1_000_000
+"""Until a connection to a node that is gone is given up."""
+BID_VALIDITY_MS: Final = 30_000
+TERMS: Final = award.Terms(
+    attempts_max=3,
+    bound_base_ms=30_000,
+    bound_factor=10,
+    execution_max_ms=1_800_000,
+    claim_after_ms=5_000,
+    claim_window_ms=60_000,
+    first_token_slack_ms=2_000,
+)
+
+
+class Market:
+    name = "market"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.views: Views = StaticViews(world)
+        self.chance = world.chance("policy/market")
+        self.notary = Notary()
+        self.lengths = Means(world.setup.output_tokens_prior)
+        keys = [_key(world.setup.seed, "provider", node.index) for node in world.nodes]
+        clients = [_key(world.setup.seed, "client", node.index) for node in world.nodes]
+        self.ledger = Ledger(world, keys, clients)
+        self.providers = [
+            Provider(world, self.ledger.books, node, key) for node, key in zip(world.nodes, keys, strict=True)
+        ]
+        self.chains = [self.ledger.books.chain(key) for key in clients]
+        self.candidates = [
+            auction.Candidate(offer=p.offer, listed=ListedOffer(provider=p.key.account, offer=p.terms))
+            for p in self.providers
+        ]
+        self.by_offer = {candidate.offer: i for i, candidate in enumerate(self.candidates)}
+        self.ledger.follow(self.providers)
+        self._purchases: dict[EntryId, Purchase] = {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether no award is open on the ledger, nor an entry on its way."""
+        return not self.ledger.books.state.awards()
+
+    def arrive(self, trip: Trip) -> None:
+        home = self.world.home(trip.request)
+        if home is None:
+            trip.fail("no node is there")
+        else:
+            Purchase(self, trip, home).begin()
+
+    def gone(self, node: NodeTwin, *, crash: bool) -> None:
+        provider = self.providers[node.index]
+        if not crash:
+            provider.seller.step(offer.DrainBegun())
+            return
+        for lost in provider.crash():
+            purchase = self._purchases.get(lost.award)
+            if purchase is not None:
+                self.world.loop.after(CRASH_NOTICED_US, purchase.broken, lost.award, "the connection is gone")
+
+    def came(self, node: NodeTwin) -> None:
+        """Its offer stood on the ledger already; now it answers."""
+
+    def watch(self, name: EntryId, purchase: "Purchase") -> None:
+        self._purchases[name] = purchase
+
+    def forget(self, name: EntryId) -> None:
+        self._purchases.pop(name, None)
+
+
+class Ledger:
+    """The books, their marks, and who is told."""
+
+    def __init__(self, world: World, keys: list[KeyPair], clients: list[KeyPair]) -> None:
+        self._world = world
+        self._keys = keys
+        self.books = Books(world.loop, world.network, [key.account for key in (*keys, *clients)])
+        world.loop.at(0, world.every, MARK_US, self._mark)
+        self._providers: dict[str, Provider] = {}
+
+    def follow(self, providers: list[Provider]) -> None:
+        self._providers = {provider.key.account: provider for provider in providers}
+        self.books.on_closed = lambda name, account: self._providers[account].closed(name)
+
+    def _mark(self) -> None:
+        self.books.mark()
+        open_awards = self.books.open_awards()
+        for provider in self._providers.values():
+            if provider.claims.open:
+                provider.ledger_time(self.books.state.now_ms, open_awards)
+
+    def earned_micro(self, node: int) -> int:
+        return self.books.earned_micro(self._keys[node].account)
+
+    def broken(self) -> str | None:
+        return self.books.broken()
+
+    def root(self) -> str:
+        return self.books.root()
+
+
+class Purchase:
+    """One request from its bid to its settlement, at the node where its client knocked."""
+
+    def __init__(self, market: Market, trip: Trip, home: NodeTwin) -> None:
+        self._market = market
+        self._world = market.world
+        self._trip = trip
+        self._home = home
+        self._tries = 0
+        self._auction: auction.Auction | None = None
+        self._buyer: award.Buyer | None = None
+        self._bid: Verified[Bid] | None = None
+        self._awards: dict[EntryId, tuple[Award, Provider, int]] = {}
+
+    @property
+    def _chain(self) -> Chain:
+        return self._market.chains[self._home.index]
+
+    def begin(self) -> None:
+        """Bid, and ask oneself and a few others."""
+        own, others, reserves = self._draw()
+        slo = self._slo()
+        if slo is None or not (own or others):
+            self._trip.fail("its time has passed" if slo is None else "nobody offers it")
+            return
+        self._tries += 1
+        bid = self._make_bid(slo)
+        self._bid = sign(self._chain.key, bid)
+        machine = auction.Auction(
+            bid,
+            [self._market.candidates[node.index] for node in (*own, *others)],
+            self._market.ledger.books.registry.award_v1,
+            ask_timeout_ms=ASK_TIMEOUT_MS,
+            reserves=[self._market.candidates[node.index] for node in reserves],
+            margin_ppm=MARGIN_PPM,
+        )
+        self._auction = machine
+        self._in_auction(machine, auction.Opened(at_ms=self._world.loop.now_ms))
+
+    def _draw(self) -> tuple[list[NodeTwin], list[NodeTwin], list[NodeTwin]]:
+        market, setup, model = self._market, self._world.setup, self._trip.request.model
+        own = [self._home] if self._home.spec.serves == model and self._home.up else []
+        near = list(market.views.of(self._home, model))
+        market.chance.shuffle(near)
+        beyond = list(market.views.beyond(self._home, model))
+        market.chance.shuffle(beyond)
+        return own, near[: setup.asked], [*near[setup.asked :], *beyond][: setup.asked_more]
+
+    def _slo(self) -> Slo | None:
+        """What is left of the objective for a provider; None where nothing is."""
+        request = self._trip.request
+        elapsed_ms = (self._world.loop.now_us - request.at_us) // 1_000
+        ttft_ms = request.slo_ttft_ms - elapsed_ms - ALLOWANCE_MS
+        return Slo(ttft_ms=ttft_ms, tpot_ms=request.slo_tpot_ms) if ttft_ms > 0 else None
+
+    def _make_bid(self, slo: Slo) -> Bid:
+        request, setup, now_ms = self._trip.request, self._world.setup, self._world.loop.now_ms
+        expected = self._market.lengths.expected(self._home.index, request.model)
+        return Bid(
+            client=self._chain.key.account,
+            model=ModelRequirement(name=request.model),
+            input_tokens=request.input_tokens,
+            max_input_tokens=request.input_tokens,
+            expected_output_tokens=min(expected, setup.output_tokens_max),
+            max_output_tokens=setup.output_tokens_max,
+            max_price_micro=10**9,
+            time_value_micro_per_s=setup.time_value_micro_per_s,
+            slo=slo,
+            request_digest=request_digest(SALT, REQUEST),
+            auctioneer=NodeId(self._chain.key.account),
+            issued_ms=now_ms,
+            expires_ms=now_ms + BID_VALIDITY_MS,
+        )
+
+    def _in_auction(self, machine: auction.Auction, event: auction.Event) -> None:
+        if machine is not self._auction:
+            return
+        for effect in machine.step(event):
+            match effect:
+                case auction.RequestAsk():
+                    self._ask(machine, effect.candidate)
+                case auction.ArmDeadline():
+                    due_us = self._world.loop.now_us + ASK_TIMEOUT_MS * 1_000
+                    self._world.loop.at(due_us, self._in_auction, machine, auction.DeadlineReached(at_ms=effect.at_ms))
+                case auction.Decided():
+                    self._decided(effect)
+
+    def _ask(self, machine: auction.Auction, candidate: auction.Candidate) -> None:
+        index = self._market.by_offer[candidate.offer]
+        self._count(index)
+        self._world.network.send(self._home.index, index, self._asked, machine, candidate, index)
+
+    def _asked(self, machine: auction.Auction, candidate: auction.Candidate, index: int) -> None:
+        """At the provider."""
+        node, bid = self._world.nodes[index], self._bid
+        if node.character == "silent" or bid is None:
+            return
+        answer = self._market.providers[index].answer(self._market.notary.verify(bid.signed))
+        self._count(index)
+        self._world.network.send(index, self._home.index, self._heard, machine, candidate, answer)
+
+    def _heard(self, machine: auction.Auction, candidate: auction.Candidate, answer: offer.Effect) -> None:
+        now_ms = self._world.loop.now_ms
+        event: auction.Event
+        if isinstance(answer, offer.AskSent):
+            ask = self._market.notary.verify(answer.ask.signed)
+            event = auction.AskArrived(at_ms=now_ms, offer=candidate.offer, ask=ask)
+        else:
+            event = auction.AskMissing(at_ms=now_ms, offer=candidate.offer, declined=True, reason=answer.reason)
+        self._in_auction(machine, event)
+
+    def _count(self, index: int) -> None:
+        self._trip.messages += index != self._home.index
+
+    def _decided(self, decided: auction.Decided) -> None:
+        self._auction = None
+        if not decided.standings:
+            self._come_again()
+            return
+        assert self._bid is not None, "an auction is about a bid"
+        contenders = tuple(
+            award.Contender(digest=s.digest, ask=s.ask, offer=s.candidate.listed.offer) for s in decided.standings
+        )
+        rule = self._market.ledger.books.registry.award_v1
+        self._buyer = award.Buyer(self._bid.body, contenders, decided.digests, rule, TERMS)
+        self._in_award(award.Begun(at_ms=self._world.loop.now_ms))
+
+    def _come_again(self) -> None:
+        if self._tries > RETRIES:
+            self._trip.fail("refused: nobody could answer in time")
+        else:
+            self._world.loop.after(RETRY_AFTER_US, self.begin)
+
+    def _in_award(self, event: award.Event) -> None:
+        if self._buyer is None:
+            return
+        for effect in self._buyer.step(event):
+            self._perform(effect)
+
+    def _perform(self, effect: award.Effect) -> None:
+        trip = self._trip
+        match effect:
+            case award.SignAward():
+                self._sign(effect)
+            case award.HandOver():
+                self._hand_over(effect)
+            case award.ArmFirstToken():
+                due_us = (effect.at_ms - self._world.loop.now_ms) * 1_000
+                overdue = award.FirstTokenOverdue(at_ms=effect.at_ms, award=effect.award)
+                self._world.loop.after(due_us, self._in_award, overdue)
+            case award.ForwardPromise():
+                terms, provider, index = self._awards[effect.award]
+                promise = self._market.notary.verify(effect.inclusion)
+                self._send(index, provider.promised, effect.award, promise, terms)
+            case award.Deliver():
+                if trip.first_us is None:
+                    trip.first_us = self._world.loop.now_us
+            case award.Abandon() | award.Cancel():
+                terms, provider, index = self._awards[effect.award]
+                self._market.forget(effect.award)
+                self._send(index, provider.cancel, effect.award, terms)
+            case award.Settle():
+                receipt = sign(self._chain.key, effect.receipt).signed
+                settled = Settlement(award=effect.receipt.award, attestation=effect.attestation, receipt=receipt)
+                self._market.ledger.books.submit(self._home.index, self._chain.sign(settled), lambda _answer: None)
+            case award.Finish():
+                self._finished(effect)
+            case award.Fail():
+                trip.fail(effect.refusal.message)
+            case award.Start():
+                pass
+
+    def _send(self, index: int, action: Callable[..., None], *arguments: object) -> None:
+        self._world.network.send(self._home.index, index, action, *arguments, reliable=True)
+
+    def _finished(self, finish: award.Finish) -> None:
+        request = self._trip.request
+        self._trip.finish_us = self._world.loop.now_us
+        self._market.forget(finish.award)
+        self._market.lengths.observe(self._home.index, request.model, request.output_tokens)
+
+    def _sign(self, effect: award.SignAward) -> None:
+        entry = self._chain.sign(effect.award)
+        index = self._market.by_offer[effect.award.winner.body.offer]
+        self._awards[entry.id] = (effect.award, self._market.providers[index], index)
+        self._trip.executor = index
+
+        def answered(answer: Verified[Inclusion] | Refusal) -> None:
+            now_ms = self._world.loop.now_ms
+            if isinstance(answer, Refusal):
+                self._in_award(award.AwardRefused(at_ms=now_ms, award=entry.id, refusal=answer))
+            else:
+                self._in_award(award.Included(at_ms=now_ms, award=entry.id, inclusion=answer))
+
+        self._market.ledger.books.submit(self._home.index, entry, answered)
+        self._market.watch(entry.id, self)
+        self._handing = entry
+        self._in_award(award.AwardSigned(at_ms=self._world.loop.now_ms, award=entry.id))
+
+    def _hand_over(self, effect: award.HandOver) -> None:
+        _, provider, index = self._awards[effect.award]
+        self._count(index)
+        self._send(index, self._handed, self._handing, provider, index)
+
+    def _handed(self, entry: VerifiedEntry, provider: Provider, index: int) -> None:
+        """At the provider."""
+        terms = self._awards[entry.id][0]
+
+        def told(effect: execution.Effect) -> None:
+            self._world.network.send(index, self._home.index, self._hear, entry.id, effect, reliable=True)
+
+        try:
+            provider.execute(entry, terms, self._trip.request.output_tokens, told)
+        except Refusal as refusal:
+            self._world.network.send(index, self._home.index, self.broken, entry.id, refusal.message, reliable=True)
+
+    def broken(self, name: EntryId, reason: str) -> None:
+        self._in_award(award.ExecutionBroken(at_ms=self._world.loop.now_ms, award=name, reason=reason))
+
+    def _hear(self, name: EntryId, effect: execution.Effect) -> None:
+        """At the buyer."""
+        now_ms = self._world.loop.now_ms
+        match effect:
+            case execution.SendStart():
+                self._in_award(award.AnswerStarted(at_ms=now_ms, award=name, content_type=effect.content_type))
+            case execution.SendPiece():
+                self._in_award(award.PieceArrived(at_ms=now_ms, award=name, data=effect.data, tokens=True))
+            case execution.Attest():
+                attestation = self._market.notary.verify(effect.attestation)
+                self._in_award(award.Attested(at_ms=now_ms, award=name, attestation=attestation, reason=effect.reason))
+            case _:
+                raise AssertionError(f"an execution does not send {type(effect).__name__}")
+
+
+def _key(seed: int, role: str, node: int) -> KeyPair:
+    return KeyPair(sha256(f"{seed}/{role}/{node}".encode()).digest())

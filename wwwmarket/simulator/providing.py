@@ -1,0 +1,257 @@
+"""A provider of the simulated market: the product's seller, executor and claims on an engine twin.
+
+What it knows of its engine is what a live one knows: its own work in hand, tokens out so far, and a step-time model
+that is a little wrong. Real signatures throughout; a record that was verified once in this process is not verified
+again (``Notary``), which cannot change any answer.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from wwwmarket.crypto.digest import digest
+from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, verify
+from wwwmarket.dispatch.prediction import Load, TableLatency, Work
+from wwwmarket.domain.errors import Refusal, TooLarge
+from wwwmarket.domain.identity import EntryId, NodeId, SealingKey
+from wwwmarket.domain.model import EngineFingerprint, Model
+from wwwmarket.domain.quantity import Prices, Slo, Usage
+from wwwmarket.domain.records import Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise, Settlement, Signed
+from wwwmarket.domain.shape import Record
+from wwwmarket.market import execution, offer, settlement
+from wwwmarket.simulator.books import ORIGIN, Books
+from wwwmarket.simulator.events import EPOCH_MS
+from wwwmarket.simulator.lengths import Residuals
+from wwwmarket.simulator.world import NodeTwin, World
+
+R = TypeVar("R", bound=Record)
+
+HOLD_MS: Final = 1_500
+QUEUE_FACTOR: Final = 2
+"""Sequences offered for each slot: a short queue keeps the slots full."""
+LIST_PRICE: Final = Prices(
+    input_micro_per_mtok=100_000, cached_input_micro_per_mtok=100_000, output_micro_per_mtok=400_000
+)
+COST_PPM: Final = 500_000
+"""A truthful provider asks this share of its list price when idle: its cost."""
+GREEDY_PPM: Final = 800_000
+PROMISES: Final = {"over-promising": 0.5, "under-promising": 2.0}
+REQUEST: Final = b"{}"
+SALT: Final = b"\x00" * 32
+
+
+class Notary:
+    """Verifies each signature once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Verified[Any]] = {}
+
+    def verify(self, signed: Signed[R]) -> Verified[R]:
+        known: Verified[R] | None = self._known.get(signed.signature)
+        if known is not None and known.signed == signed:
+            return known
+        if len(self._known) > 50_000:
+            self._known.clear()
+        known = verify(signed)
+        self._known[signed.signature] = known
+        return known
+
+
+class _Forecaster:
+    """Implements ``market.offer.Forecaster`` on an engine twin."""
+
+    def __init__(self, node: NodeTwin, residuals: Residuals, expected: dict[int, int]) -> None:
+        self._node = node
+        self._table = TableLatency(model=node.believed, limits=node.engine.limits)
+        self._factor = PROMISES.get(node.character, 1.0)
+        self._residuals = residuals
+        self._expected = expected
+
+    def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> offer.Forecast | None:
+        residuals, expected = self._residuals, self._expected
+        seen = self._node.engine.snapshot()
+        work = tuple(
+            Work(
+                input_tokens_left=s.input_left,
+                output_tokens_left=residuals.left(s.produced, expected.get(s.key, output_tokens)),
+                context_tokens=s.context,
+            )
+            for s in seen
+        )
+        hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
+        load = Load(running=0, waiting=len(work), work=work, holds=(hold,) * held)
+        try:
+            predicted = self._table.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
+        except TooLarge:
+            return None
+        return offer.Forecast(
+            ttft_ms=round(predicted.ttft_ms * self._factor), finish_ms=round(predicted.finish_ms * self._factor)
+        )
+
+
+class Execution:
+    """One award at its provider: the executor and who listens to it."""
+
+    def __init__(
+        self, award: EntryId, machine: execution.Executor, listener: Callable[[execution.Effect], None]
+    ) -> None:
+        self.award = award
+        self.machine = machine
+        self.listener = listener
+        self.engine_key: int | None = None
+        self.ended = False
+
+
+class Provider:
+    def __init__(self, world: World, books: Books, node: NodeTwin, key: KeyPair) -> None:
+        self._world = world
+        self._books = books
+        self._node = node
+        self.key = key
+        self._chain = books.chain(key)
+        setup = world.setup
+        self._residuals = Residuals(setup.output_tokens_prior, setup.output_tokens_max)
+        self._expected: dict[int, int] = {}
+        floor_ppm = GREEDY_PPM if node.character == "greedy" else COST_PPM
+        self.seller = offer.Seller(
+            key,
+            _Forecaster(node, self._residuals, self._expected),
+            hold_ms=HOLD_MS,
+            asked_per_bid=setup.asked + 1,
+            floor_ppm=floor_ppm,
+        )
+        self.claims = settlement.Claims(client_first_ms=2_000, retry_ms=5_000)
+        self.executions: dict[EntryId, Execution] = {}
+        self._fingerprint = EngineFingerprint(
+            engine="simulated", engine_version="1", model_revision="1", precision="bf16", gpu_class=node.spec.gpu
+        )
+        self.terms = self._offer()
+        entry = self._chain.sign(self.terms)
+        books.list(entry)
+        self.offer = entry.id
+        self.seller.step(offer.OfferListed(offer=entry.id, terms=self.terms))
+
+    def _offer(self) -> Offer:
+        spec, limits = self._node.spec, self._node.engine.limits
+        return Offer(
+            model=Model(name=spec.serves, revision="1", precision="bf16", context_tokens=limits.kv_tokens_max),
+            prices=LIST_PRICE,
+            capacity=Capacity(sequences=QUEUE_FACTOR * limits.sequences_max, tokens_per_s=1_000),
+            promise=Promise(slo=Slo(ttft_ms=60_000, tpot_ms=1_000), percentile_ppm=990_000),
+            accept_ppm=1_000_000,
+            bond_micro=1_000,
+            valid_from_ms=EPOCH_MS,
+            valid_until_ms=EPOCH_MS + 24 * 3_600_000,
+            address=NodeAddress(node=NodeId(self.key.account)),
+            sealing_key=SealingKey(self.key.account),
+        )
+
+    def answer(self, bid: Verified[Bid]) -> offer.Effect:
+        received = offer.BidReceived(at_ms=self._world.loop.now_ms, bid=bid, offer=self.offer, chance_ppm=0)
+        (effect,) = self.seller.step(received)
+        assert isinstance(effect, offer.AskSent | offer.BidDeclined), "a bid is answered or declined"
+        return effect
+
+    def execute(
+        self, entry: VerifiedEntry, award: Award, output_tokens: int, listener: Callable[[execution.Effect], None]
+    ) -> None:
+        """Take an award and run it. Raises a Refusal where it is not to be executed here and now."""
+        now_ms = self._world.loop.now_ms
+        execution.check_award(award, entry.entry.account, self.key.account, now_ms)
+        if not self.seller.has_room(self.terms):
+            raise Refusal("all sequences on offer are busy")
+        ledger = execution.Ledger(origin=ORIGIN, operator=self._books.key.account)
+        machine = execution.Executor(self.key, entry.id, award, self._fingerprint, ledger, started_ms=now_ms)
+        running = Execution(entry.id, machine, listener)
+        self.executions[entry.id] = running
+        self.seller.step(offer.ExecutionStarted(bid=digest(award.bid)))
+        ordered = execution.Ordered(at_ms=now_ms, path="/v1/chat/completions", salt=SALT, request=REQUEST)
+        self._perform(running, award, machine.step(ordered), output_tokens)
+
+    def promised(self, award: EntryId, inclusion: Verified[Inclusion], terms: Award) -> None:
+        running = self.executions.get(award)
+        if running is not None:
+            event = execution.Promised(at_ms=self._world.loop.now_ms, inclusion=inclusion)
+            self._perform(running, terms, running.machine.step(event), 0)
+
+    def cancel(self, award: EntryId, terms: Award) -> None:
+        running = self.executions.get(award)
+        if running is not None:
+            event = execution.CancelAsked(at_ms=self._world.loop.now_ms)
+            self._perform(running, terms, running.machine.step(event), 0)
+
+    def _perform(self, running: Execution, award: Award, effects: list[execution.Effect], output_tokens: int) -> None:
+        for effect in effects:
+            match effect:
+                case execution.RunEngine():
+                    self._run(running, award, output_tokens)
+                case execution.AbortEngine():
+                    if running.engine_key is not None:
+                        self._node.engine.abort(running.engine_key)
+                case execution.Attest():
+                    self._attested(running, award, effect)
+                    running.listener(effect)
+                case execution.KeepAward():
+                    pass
+                case _:
+                    running.listener(effect)
+
+    def _run(self, running: Execution, award: Award, output_tokens: int) -> None:
+        machine, loop = running.machine, self._world.loop
+
+        def first() -> None:
+            started = execution.EngineStarted(at_ms=loop.now_ms, content_type="text/event-stream")
+            said = execution.EngineSaid(at_ms=loop.now_ms, data=b".", tokens=True)
+            self._perform(running, award, [*machine.step(started), *machine.step(said)], 0)
+
+        def finish() -> None:
+            effects: list[execution.Effect] = []
+            if output_tokens > 1:
+                rest = b"." * (output_tokens - 1)
+                effects += machine.step(execution.EngineSaid(at_ms=loop.now_ms, data=rest, tokens=True))
+            usage = Usage(input_tokens=award.bid.input_tokens, cached_input_tokens=0, output_tokens=output_tokens)
+            effects += machine.step(execution.EngineFinished(at_ms=loop.now_ms, usage=usage))
+            self._residuals.observe(output_tokens)
+            self._free(running)
+            self._perform(running, award, effects, 0)
+
+        key = self._node.engine.submit(award.bid.input_tokens, output_tokens, first, finish)
+        running.engine_key = key
+        self._expected[key] = award.bid.expected_output_tokens
+
+    def _free(self, running: Execution) -> None:
+        if not running.ended:
+            running.ended = True
+            self.seller.step(offer.ExecutionEnded())
+            if running.engine_key is not None:
+                self._expected.pop(running.engine_key, None)
+
+    def _attested(self, running: Execution, award: Award, attest: execution.Attest) -> None:
+        self._free(running)
+        self.executions.pop(running.award, None)
+        claim = settlement.Claim(
+            award=running.award,
+            claim_after_ms=award.claim_after_ms,
+            expires_ms=award.expires_ms,
+            attestation=attest.attestation,
+            receipt=None,
+        )
+        self.claims.step(settlement.ClaimMade(claim=claim))
+
+    def closed(self, award: EntryId) -> None:
+        self.claims.step(settlement.AwardClosed(award=award))
+
+    def ledger_time(self, now_ms: int, open_awards: frozenset[EntryId]) -> None:
+        for effect in self.claims.step(settlement.LedgerTimeMoved(now_ms=now_ms, open_awards=open_awards)):
+            if isinstance(effect, settlement.SubmitSettlement):
+                self._settle(effect.settlement)
+
+    def _settle(self, body: Settlement) -> None:
+        self._books.submit(self._node.index, self._chain.sign(body), lambda _answer: None)
+
+    def crash(self) -> list[Execution]:
+        """Everything in hand is lost; who waited for it."""
+        lost = list(self.executions.values())
+        for running in lost:
+            self._free(running)
+        self.executions.clear()
+        return lost
