@@ -55,8 +55,8 @@ async def bare(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWr
     head = f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-length: {len(REQUEST)}\r\n\r\n".encode()
     begun = time.perf_counter()
     writer.write(head + REQUEST)
-    data = await reader.read(65536)
-    while b"\r\n\r\ndata" not in data.replace(b"\r\n\r\n", b"\r\n\r\ndata", 1) or b"data:" not in data:
+    data = b""
+    while b"data:" not in data:
         data += await reader.read(65536)
     first = time.perf_counter() - begun
     while not data.endswith(b"0\r\n\r\n"):
