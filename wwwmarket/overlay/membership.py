@@ -100,7 +100,8 @@ class Membership:
         self._watchers: dict[NodeId, Millis] = {}
         self._acquaintances = Budget(params.acquaintances_bytes_per_s, params.burst_bytes)
         self._strangers = Budget(params.strangers_bytes_per_s, params.burst_bytes)
-        self._shuffle_gap_ms = params.join_ms
+        self._shuffle_gap_ms = params.hurried_ms
+        self._rotation_gap_ms = params.hurried_ms
         self._due_ms = self._first_turns(at_ms)
         self._left = False
 
@@ -138,7 +139,7 @@ class Membership:
             sorted(self._watchers.items()),
             sorted(self._due_ms.items()),
             (self._acquaintances.level, self._strangers.level),
-            (self._chance.state(), self._shuffle_gap_ms, self._left),
+            (self._chance.state(), self._shuffle_gap_ms, self._rotation_gap_ms, self._left),
         )
         return tagged("membership/v1", canonical.encode(state))
 
@@ -226,7 +227,9 @@ class Membership:
 
     def _court(self, at_ms: Millis) -> list[Effect]:
         """Ping candidates: as many as the view lacks, and one from time to time once it is full."""
-        due = self._is_due("rotate", at_ms, self._params.rotation_ms)
+        due = self._is_due("rotate", at_ms, self._rotation_gap_ms)
+        if due:
+            self._rotation_gap_ms = min(_longer(self._rotation_gap_ms), self._params.rotation_ms)
         wanted = min(self._view.short or int(due), self._params.courted_max) - len(self._courted)
         if wanted <= 0:
             return []
@@ -243,7 +246,7 @@ class Membership:
         """With a neighbour in turn; with a contact while there is none, and rarely after."""
         effects: list[Effect] = []
         if self._is_due("shuffle", at_ms, self._shuffle_gap_ms):
-            self._shuffle_gap_ms = min(2 * self._shuffle_gap_ms, self._params.shuffle_ms)
+            self._shuffle_gap_ms = min(_longer(self._shuffle_gap_ms), self._params.shuffle_ms)
             link = self._view.next_to_shuffle(at_ms)
             if link is None:
                 effects += self._visit(self._contacts, at_ms)
@@ -416,8 +419,8 @@ class Membership:
         """When each recurring thing is done first: spread, so that members that start together do not act together."""
         gaps = {
             "probe": self._params.probe_ms,
-            "shuffle": self._params.join_ms,
-            "rotate": self._params.rotation_ms,
+            "shuffle": self._params.hurried_ms,
+            "rotate": self._params.hurried_ms,
             "reunite": self._params.reunion_ms,
             "contact": self._params.contact_ms,
             "resample": self._params.resample_ms,
@@ -434,6 +437,10 @@ class Membership:
 
 def _ping(link: Link, nonce: Nonce, doubted_ms: Millis | None) -> Send:
     return Send(to=link.peer.address, message=Ping(nonce=nonce, doubted_ms=doubted_ms))
+
+
+def _longer(gap_ms: Millis) -> Millis:
+    return gap_ms + gap_ms // 4
 
 
 def _is_nearer(peer: Acquaintance, bound_ms: Millis | None) -> bool:

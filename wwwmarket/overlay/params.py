@@ -50,8 +50,9 @@ class OverlayParams(Value):
     suspicion_ms: _Positive = 3_000
     """How long a suspect has to be heard, itself or by a later announcement; it is probed again in that time."""
 
-    join_ms: _Positive = 1_000
-    """First gap between shuffles; each next one is twice as long, up to ``shuffle_ms``."""
+    hurried_ms: _Positive = 1_000
+    """First gap between shuffles, and between candidates. Each next one is a quarter longer, up to the usual, so that
+    a newcomer mixes with all within a minute or so instead of staying with the friends of its contact."""
     shuffle_ms: _Positive = 10_000
     shuffle_bytes_max: _Positive = 8_192
     """Of announcements in one message: the usual eight fit twice, the largest eight do not."""
@@ -69,10 +70,10 @@ class OverlayParams(Value):
     contact_ms: _Positive = 600_000
     """Between visits to the contacts of one's own start, which all visit."""
 
-    acquaintances_bytes_per_s: _Positive = 65_536
-    """Received from and answered to nodes that one knows, in sum: ten times what a hundred of them need."""
-    strangers_bytes_per_s: _Positive = 65_536
-    """The same for all strangers together: thirteen joins a second."""
+    acquaintances_bytes_per_s: _Positive = 131_072
+    """Received from and answered to nodes that one knows, in sum: a hundred times the usual."""
+    strangers_bytes_per_s: _Positive = 131_072
+    """The same for all strangers together: about 25 joins a second."""
     burst_bytes: _Positive = 262_144
     """What either may use at once after a pause."""
     relays_max: _Positive = 16
