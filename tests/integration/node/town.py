@@ -42,6 +42,9 @@ START_MS = 1_800_000_000_000
 CREDITS_MICRO = 1_000_000_000
 REQUEST = b'{"messages":[{"content":"hello","role":"user"}],"model":"test/model"}'
 
+STORY_S_MAX = 3_600
+"""Of simulated time: a story that takes longer has come to a halt."""
+
 OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("OWNER", default="")
 
 
@@ -107,6 +110,10 @@ class Life:
     def aim(self, writes_ahead: int, *, after: bool) -> None:
         """Die at the write that is so many ahead from now."""
         self._die_at, self._after = self.writes + writes_ahead, after
+
+    def spare(self) -> None:
+        """Live on."""
+        self._die_at = None
 
     async def write(self, doing: Callable[[], Awaitable[T]]) -> T:
         self.writes += 1
@@ -294,10 +301,14 @@ class Town:
         self._owners[task] = name
 
     async def end_tasks(self, name: str) -> None:
-        while tasks := [task for task, owner in self._owners.items() if owner == name]:
+        for _ in range(100):
+            tasks = [task for task, owner in self._owners.items() if owner == name]
+            if not tasks:
+                return
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=0.001)
+        raise AssertionError(f"these outlive their node: {tasks}")
 
     def next_seed(self) -> int:
         self._seed += 1
@@ -355,7 +366,8 @@ def simulate(story: Callable[[Town], Coroutine[Any, Any, None]], config: NodeCon
     async def main() -> None:
         town = Town(config, seed=seed)
         try:
-            await story(town)
+            async with asyncio.timeout(STORY_S_MAX):
+                await story(town)
         finally:
             await town.close()
 
