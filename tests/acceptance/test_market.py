@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import openai
 import pytest
 
+from wwwmarket.cli.demo.buyers import HttpBuyer
 from wwwmarket.cli.demo.processes import Child
 
 HELLO = [{"role": "user", "content": "Tell me about the river."}]
@@ -130,6 +132,15 @@ def test_an_objective_that_nobody_meets_is_503(market, client):
     assert told.value.status_code == 503
     assert int(told.value.response.headers["retry-after"]) >= 1
     assert told.value.body["type"] == "service_unavailable_error"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_plain_http_buys_as_well(market, key, http, stream):
+    """Without the OpenAI client the demo's requests are the same."""
+    with closing(HttpBuyer(market.base, key["key"], market.model)) as buyer:
+        reply = buyer.buy("Hello", {"x-slo-ttft-ms": "9000"}, stream=stream)
+    assert reply.text
+    assert http.get(f"/v1/awards/{reply.award}").json()["bid"]["client"] == key["account"]
 
 
 # What it cost, and why

@@ -51,6 +51,9 @@ class GatewayClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, shape: type[T], **query: str | int) -> T:

@@ -25,7 +25,7 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, fail, say
-from wwwmarket.cli.serving import Interrupts, Serving, announcing, run_until_told
+from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.identity import AccountId
 
@@ -115,7 +115,7 @@ async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: b
     with Interrupts(stdin=stdin) as interrupts, announcing(settings.data, ready_file) as announce:
         async with open_node(settings) as running:
             serving = serving_of(running, settings.data)
-            emit(serving, json)
+            emit(fields_of(serving, json=json), json)
             sys.stdout.flush()
             warn_without_backup(settings.data, serving.account)
             say(f"Serving at {serving.gateway}: Ctrl-C to leave in order, twice to stop at once.")

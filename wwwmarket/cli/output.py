@@ -69,6 +69,8 @@ def _print_record(record: Mapping[str, Any]) -> None:
 
     fields = dict(_flatten(record))
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # a key cut short would be no key
     for name, value in fields.items():
         if not _is_records(value):
             heading, cell = _cell(name, value)

@@ -28,7 +28,7 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, fail, printable, say
-from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, find_running, run_until_told
+from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, fields_of, find_running, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.quantity import Prices, Slo
@@ -250,7 +250,7 @@ async def _sell(
         running = await stack.enter_async_context(open_node(settings))
         offering = await begin_selling(running.node, engine, description, served, offer)
         serving = serving_of(running, settings.data)
-        emit({**_fields(serving), "model": served.name, "offer": offering.current}, json)
+        emit({**fields_of(serving, json=json), "model": served.name, "offer": offering.current}, json)
         sys.stdout.flush()
         warn_without_backup(settings.data, serving.account)
         say(f"Selling {printable(served.name)}: Ctrl-C to leave in order, twice to stop at once.")
@@ -259,10 +259,6 @@ async def _sell(
             await interrupts.wait(running.node.wait_failed())
         say("Leaving: the offer is withdrawn, and what is in flight is finished first.")
         await _leave_market(running, offering)
-
-
-def _fields(serving: Serving) -> dict[str, object]:
-    return {name: getattr(serving, name) for name in serving.__struct_fields__}
 
 
 async def _leave_market(running: "Running", offering: "Offering") -> None:

@@ -35,6 +35,12 @@ class Serving(Value):
     pid: int
 
 
+def fields_of(serving: Serving, *, json: bool) -> dict[str, object]:
+    """What to print of it: for programs all, for people what they can use."""
+    names = [name for name in serving.__struct_fields__ if json or name != "pid"]
+    return {name: getattr(serving, name) for name in names}
+
+
 class Interrupts:
     """SIGINT, SIGTERM, and optionally the end of standard input.
 

@@ -2,12 +2,13 @@
 
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
 from wwwmarket.cli.amounts import parse_credits
 from wwwmarket.cli.demo import buyers, processes
-from wwwmarket.cli.demo.buyers import HttpBuyer, OpenAiBuyer, buyer
+from wwwmarket.cli.demo.buyers import HttpBuyer, OpenAiBuyer, new_buyer
 from wwwmarket.cli.demo.market import terms_of
 from wwwmarket.cli.demo.processes import Child, environment
 from wwwmarket.cli.options import parse_share
@@ -49,9 +50,11 @@ def test_the_terms_of_every_provider_can_be_offered(place):
 
 def test_the_stock_client_is_taken_where_it_is_installed(monkeypatch):
     """Without it plain HTTP does."""
-    assert isinstance(buyer("http://127.0.0.1:9", "sk-1", "m"), OpenAiBuyer)
+    with closing(new_buyer("http://127.0.0.1:9", "sk-1", "m")) as stock:
+        assert isinstance(stock, OpenAiBuyer)
     monkeypatch.setitem(sys.modules, "openai", None)
-    assert isinstance(buyer("http://127.0.0.1:9", "sk-1", "m"), HttpBuyer)
+    with closing(new_buyer("http://127.0.0.1:9", "sk-1", "m")) as plain:
+        assert isinstance(plain, HttpBuyer)
 
 
 @pytest.mark.parametrize(("texts", "award"), [([], "a"), (["x"], "")])

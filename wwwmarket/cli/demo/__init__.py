@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple, NoReturn
 import msgspec
 
 from wwwmarket.cli.amounts import credits_text
-from wwwmarket.cli.demo.buyers import Buyer, Reply, buyer
+from wwwmarket.cli.demo.buyers import Buyer, Reply, new_buyer
 from wwwmarket.cli.demo.market import Market, opened
 from wwwmarket.cli.demo.processes import environment
 from wwwmarket.cli.explain import why
@@ -131,9 +131,9 @@ def _announced(market: Market, ready_file: Path | None) -> Iterator[None]:
 def _show(market: Market, requests: int, directory: Path, *, json: bool) -> bool:
     """Buy, settle, add up, audit; whether all of it went well."""
     before = market.balances()
-    client = buyer(market.client.base, market.key.key, market.model)
-    say(f"{requests} requests by {client.name}:")
-    bought = _buy_all(market, client, requests, json=json)
+    with contextlib.closing(new_buyer(market.client.base, market.key.key, market.model)) as client:
+        say(f"{requests} requests by {client.name}:")
+        bought = _buy_all(market, client, requests, json=json)
     after = market.balances()
     balances = [
         {"account": name, "before_micro": had, "after_micro": after[name], "change_micro": after[name] - had}

@@ -29,8 +29,10 @@ class Buyer(Protocol):
         """One answer. Raises Refusal."""
         ...
 
+    def close(self) -> None: ...
 
-def buyer(gateway: str, api_key: str, model: str) -> Buyer:
+
+def new_buyer(gateway: str, api_key: str, model: str) -> Buyer:
     """A buyer at ``gateway``, a base address without ``/v1``."""
     try:
         return OpenAiBuyer(gateway, api_key, model)
@@ -66,6 +68,9 @@ class OpenAiBuyer:
         except self._error as error:
             raise Refusal(str(error)) from None
 
+    def close(self) -> None:
+        self._client.close()
+
 
 def _chunks(answer: Any) -> Iterator[str]:
     return (choice.delta.content for chunk in answer for choice in chunk.choices if choice.delta.content)
@@ -93,6 +98,9 @@ class HttpBuyer:
         except (KeyError, IndexError, TypeError):
             raise Malformed("the answer is no chat completion of a market") from None
         return _timed(iter([str(text)]), str(award), begun)
+
+    def close(self) -> None:
+        self._client.close()
 
 
 def _timed(texts: Iterator[str], award: str, begun_s: float) -> Reply:
