@@ -34,6 +34,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "account": Command("wwwmarket.cli.account:app", "Show what an account has."),
     "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries."),
     "audit": Command("wwwmarket.cli.audit:audit", "Check a whole ledger, trusting nobody."),
+    "simulate": Command(
+        "wwwmarket.cli.simulate:simulate", "Simulate a market and its rivals, on one clock and one seed."
+    ),
+    "experiment": Command(
+        "wwwmarket.cli.experiment:experiment", "Measure the market against its rivals; tables and plots."
+    ),
     "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""

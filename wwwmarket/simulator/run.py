@@ -27,7 +27,7 @@ POLICIES: Final[dict[str, Callable[[World], Policy]]] = {
     "central-oracle": RIVALS[5],
 }
 DISPATCHES: Final = (*POLICIES, BOUND)
-EVENTS_BETWEEN_REPORTS: Final = 20_000
+EVENTS_BETWEEN_CHECKS: Final = 2_000
 
 
 class Served(Value):
@@ -99,7 +99,7 @@ def _play(world: World, policy: Policy, trips: Sequence[Trip], progress: Callabl
     loop, last_us = world.loop, round(world.setup.seconds_max * 1e6)
     left = list(trips)
     while True:
-        for _ in range(EVENTS_BETWEEN_REPORTS):
+        for _ in range(EVENTS_BETWEEN_CHECKS):
             if not loop.step():
                 break
         left = [trip for trip in left if not trip.over]

@@ -1,0 +1,111 @@
+"""``wwwmarket experiment``: all the measurements, from one command, into one folder."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+import typer
+
+from wwwmarket.cli.options import Json
+from wwwmarket.cli.output import emit, fail, say
+
+if TYPE_CHECKING:
+    from wwwmarket.simulator.experiments import Result
+    from wwwmarket.simulator.report import Row
+
+_HELP: Final = """Measure the market against its rivals: "paper" repeats published settings, "market" lays traces over many nodes.
+
+\b
+  wwwmarket experiment paper --seeds 5 --out results
+  wwwmarket experiment market --trace conv.csv --trace mooncake.jsonl --out results
+"""
+
+
+class Which(StrEnum):
+    paper = "paper"
+    market = "market"
+
+
+def experiment(
+    *,
+    which: Annotated[Which, typer.Argument(help="Which experiment.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write rows, tables and plots here.", file_okay=False, metavar="DIR")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many seeds, from 0.", min=1, max=1_000)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of it, in seconds.")] = False,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option("--trace", help="For market: traces; again for more.", exists=True, dir_okay=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    from wwwmarket.simulator import experiments
+
+    if which is Which.paper:
+        cells = experiments.paper(seeds, quick=quick)
+    else:
+        cells = experiments.market(seeds, trace or [], quick=quick)
+    total = len(cells)
+
+    def done(count: int, result: "Result") -> None:
+        cell = result.cell
+        say(f"{count} of {total}: {cell.setting}, {cell.scenario.nodes} nodes, {cell.dispatch}, seed {cell.seed}")
+
+    results = experiments.measure_all(cells, done)
+    rows = [row for result in results for row in result.rows]
+    tables = _tables(rows)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{which}.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+        (out / f"{which}.md").write_text(tables)
+        _plot(rows, out)
+    emit(rows if json else tables, json)
+    broken = experiments.failures(results)
+    if broken:
+        fail("; ".join(broken))
+
+
+def _groups(rows: "Sequence[Row]") -> "dict[tuple[str, int], list[Row]]":
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.setting, row.nodes), []).append(row)
+    return groups
+
+
+def _column(rows: "Sequence[Row]") -> str:
+    return "slo" if len({row.slo for row in rows}) > 1 else "load"
+
+
+def _tables(rows: "Sequence[Row]") -> str:
+    from wwwmarket.simulator import report
+
+    parts: list[str] = []
+    for (setting, nodes), own in _groups(rows).items():
+        column = _column(own)
+        first = [row for row in own if row.slo == own[0].slo]
+        parts += [
+            f"## {setting}, {nodes} nodes\n",
+            f"Requests in time (%), by {column}:\n",
+            report.attainment_table(own, column),
+            "Mean latency (s):\n",
+            report.latency_table(first, "load"),
+            "Messages per request:\n",
+            report.messages_table(first, "load"),
+        ]
+    return "\n".join(parts)
+
+
+def _plot(rows: "Sequence[Row]", out: Path) -> None:
+    from wwwmarket.domain.errors import Unavailable
+    from wwwmarket.simulator.plots import attainment_plot
+
+    for (setting, nodes), own in _groups(rows).items():
+        name = "".join(letter if letter.isalnum() else "-" for letter in f"{setting}-{nodes}")
+        try:
+            attainment_plot(own, _column(own), out / f"{name}.svg")
+        except Unavailable as refusal:
+            say(refusal.message)
+            return
