@@ -23,12 +23,13 @@ from wwwmarket.market import execution, offer
 
 OFFER = named("offer")
 HOLD_MS = 300
+SOON = offer.Forecast(ttft_ms=100, finish_ms=1_000)
 
 
 class Oracle:
     """Foresees the same for everybody, and remembers what it was asked."""
 
-    def __init__(self, forecast: offer.Forecast | None = offer.Forecast(ttft_ms=100, finish_ms=1_000)) -> None:
+    def __init__(self, forecast: offer.Forecast | None = SOON) -> None:
         self.forecast_ = forecast
         self.held: list[int] = []
 
