@@ -19,7 +19,7 @@ from wwwmarket.cli.output import emit, fail, printable
 from wwwmarket.domain.errors import NotFound
 from wwwmarket.domain.quantity import INTEGER_MAX, Slo
 
-HEAVY = {"fastapi", "sqlalchemy", "uvicorn", "iroh", "cryptography", "httpx", "networkx", "asyncio"}
+HEAVY = {"aiohttp", "fastapi", "sqlalchemy", "uvicorn", "iroh", "cryptography", "httpx", "networkx", "asyncio"}
 
 
 def start(*arguments: str, **extra: object) -> subprocess.CompletedProcess[str]:

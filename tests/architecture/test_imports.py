@@ -22,7 +22,8 @@ HOMES = {
     "fastapi": {"gateway", "adapters"},  # the emulated engine is served over HTTP, as real ones are
     "starlette": {"gateway", "adapters"},
     "prometheus_client": {"gateway"},
-    "networkx": {"simulator"},
+    "aiohttp": {"adapters"},
+    "networkx": {"overlay", "simulator"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
