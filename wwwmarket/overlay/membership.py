@@ -46,7 +46,9 @@ from wwwmarket.overlay.neighbours import Member, Neighbourhood
 from wwwmarket.overlay.params import OverlayParams
 from wwwmarket.overlay.records import Announcement, Nonce, Ping, PingRequest, Pong, Rumour, Shuffle, ShuffleAnswer
 from wwwmarket.overlay.register import Profile, Register
+from wwwmarket.overlay.relays import Relay, Relays
 from wwwmarket.overlay.reservoir import Acquaintance
+from wwwmarket.overlay.turns import Turns
 from wwwmarket.overlay.view import Link, View
 
 _USUAL: Final = OverlayParams()
@@ -61,14 +63,6 @@ class _Courtship(Value):
 
     nonce: Nonce
     sent_ms: Millis
-
-
-class _Relay(Value):
-    """A ping on behalf of ``asker``."""
-
-    asker: NodeId
-    target: NodeId
-    deadline_ms: Millis
 
 
 class Membership:
@@ -96,13 +90,14 @@ class Membership:
         self._detector = Detector(params)
         self._courted: dict[NodeId, _Courtship] = {}
         self._asked: dict[NodeId, Millis] = {}
-        self._relays: dict[Nonce, _Relay] = {}
+        self._relays = Relays(params.relays_max)
         self._watchers: dict[NodeId, Millis] = {}
         self._acquaintances = Budget(params.acquaintances_bytes_per_s, params.burst_bytes)
         self._strangers = Budget(params.strangers_bytes_per_s, params.burst_bytes)
         self._shuffle_gap_ms = params.hurried_ms
         self._rotation_gap_ms = params.hurried_ms
-        self._due_ms = self._first_turns(at_ms)
+        self._turns = Turns(_first_gaps(params), self._chance, at_ms)
+        self._introduced = False
         self._left = False
 
     @property
@@ -135,11 +130,11 @@ class Membership:
             sorted(self._detector.probes.items()),
             sorted(self._courted.items()),
             sorted(self._asked.items()),
-            sorted(self._relays.items()),
+            sorted(self._relays.pending.items()),
             sorted(self._watchers.items()),
-            sorted(self._due_ms.items()),
+            sorted(self._turns.next_ms.items()),
             (self._acquaintances.level, self._strangers.level),
-            (self._chance.state(), self._shuffle_gap_ms, self._rotation_gap_ms, self._left),
+            (self._chance.state(), self._shuffle_gap_ms, self._rotation_gap_ms, self._introduced, self._left),
         )
         return tagged("membership/v1", canonical.encode(state))
 
@@ -209,7 +204,7 @@ class Membership:
         return effects
 
     def _probe(self, at_ms: Millis) -> list[Effect]:
-        if not self._is_due("probe", at_ms, self._params.probe_ms):
+        if not self._turns.is_due("probe", at_ms, self._params.probe_ms):
             return []
         effects: list[Effect] = []
         for node in list(self._detector.probes):
@@ -227,7 +222,7 @@ class Membership:
 
     def _court(self, at_ms: Millis) -> list[Effect]:
         """Ping candidates: as many as the view lacks, and one from time to time once it is full."""
-        due = self._is_due("rotate", at_ms, self._rotation_gap_ms)
+        due = self._turns.is_due("rotate", at_ms, self._rotation_gap_ms)
         if due:
             self._rotation_gap_ms = min(_longer(self._rotation_gap_ms), self._params.rotation_ms)
         wanted = min(self._view.short or int(due), self._params.courted_max) - len(self._courted)
@@ -243,21 +238,24 @@ class Membership:
         return effects
 
     def _shuffle(self, at_ms: Millis) -> list[Effect]:
-        """With a neighbour in turn; with a contact while there is none, and rarely after."""
+        """With a neighbour in turn; with a contact until one has answered, and rarely after.
+
+        Whoever comes to a newcomer unasked may be an attacker alone: its own contacts are what it has against that.
+        """
         effects: list[Effect] = []
-        if self._is_due("shuffle", at_ms, self._shuffle_gap_ms):
+        if self._turns.is_due("shuffle", at_ms, self._shuffle_gap_ms):
             self._shuffle_gap_ms = min(_longer(self._shuffle_gap_ms), self._params.shuffle_ms)
             link = self._view.next_to_shuffle(at_ms)
-            if link is None:
-                effects += self._visit(self._contacts, at_ms)
-            else:
+            if link is not None:
                 effects.append(self._ask(link.peer.address, at_ms))
-        if self._is_due("contact", at_ms, self._params.contact_ms):
+            if link is None or not self._introduced:
+                effects += self._visit(self._contacts, at_ms)
+        if self._turns.is_due("contact", at_ms, self._params.contact_ms):
             effects += self._visit([contact for contact in self._contacts if contact.node not in self._view], at_ms)
         return effects
 
     def _reunite(self, at_ms: Millis) -> list[Effect]:
-        if not self._is_due("reunite", at_ms, self._params.reunion_ms):
+        if not self._turns.is_due("reunite", at_ms, self._params.reunion_ms):
             return []
         lost = [said.body.address for said in self._register.buried.values() if not said.body.leaving]
         return self._visit(lost, at_ms)
@@ -272,13 +270,13 @@ class Membership:
     def _forget(self, at_ms: Millis) -> None:
         """Drop whatever has waited long enough."""
         self._asked = {node: deadline_ms for node, deadline_ms in self._asked.items() if at_ms < deadline_ms}
-        self._relays = {nonce: relay for nonce, relay in self._relays.items() if at_ms < relay.deadline_ms}
+        self._relays.forget_old(at_ms)
         for node, courtship in list(self._courted.items()):
             if at_ms >= courtship.sent_ms + self._params.courtship_timeout_ms:
                 self._jilted(node)
-        if self._is_due("forget", at_ms, _FORGET_MS):
+        if self._turns.is_due("forget", at_ms, _FORGET_MS):
             self._register.forget_old(at_ms)
-        if self._is_due("resample", at_ms, self._params.resample_ms):
+        if self._turns.is_due("resample", at_ms, self._params.resample_ms):
             self._register.reservoir.resample(self._chance.bytes())
 
     def _jilted(self, node: NodeId) -> None:
@@ -308,11 +306,13 @@ class Membership:
             case Shuffle():
                 return self._shuffled(event, message)
             case ShuffleAnswer():
-                if self._asked.pop(event.peer, None) is not None:
+                if event.peer in self._asked:
                     self._hear(message.announcements, event.peer, event.at_ms)
+                    self._asked.pop(event.peer)
+                    self._introduced |= any(contact.node == event.peer for contact in self._contacts)
                 return []
             case Rumour():
-                self._hear(message.announcements, self._source(event.peer), event.at_ms)
+                self._hear(message.announcements, event.peer, event.at_ms)
                 return []
             case _:
                 assert_never(message)
@@ -330,7 +330,7 @@ class Membership:
         """A pong measures a neighbour, lets a candidate in, or goes on to whom it was asked for."""
         peer = event.peer
         if pong.refutation is not None:
-            self._hear((pong.refutation,), self._source(peer), event.at_ms)
+            self._hear((pong.refutation,), peer, event.at_ms)
         round_trip_ms = self._detector.answered(peer, pong.nonce, event.at_ms)
         if round_trip_ms is not None and peer in self._view:
             self._view.measured(peer, round_trip_ms)
@@ -338,10 +338,9 @@ class Membership:
         if courtship is not None and courtship.nonce == pong.nonce:
             del self._courted[peer]
             self._let_in(peer, event.at_ms - courtship.sent_ms, event.at_ms)
-        relay = self._relays.get(pong.nonce)
-        if relay is None or relay.target != peer or pong.refutation is None:
+        relay = self._relays.take(pong.nonce, peer)
+        if relay is None or pong.refutation is None:
             return []
-        del self._relays[pong.nonce]
         return [Send(to=NodeAddress(node=relay.asker), message=Rumour(announcements=(pong.refutation,)))]
 
     def _let_in(self, node: NodeId, round_trip_ms: Millis, at_ms: Millis) -> None:
@@ -355,7 +354,7 @@ class Membership:
 
     def _relay(self, event: MessageArrived, request: PingRequest) -> list[Effect]:
         """Probe for another; only an address under its own node's signature is ever pinged."""
-        if len(self._relays) >= self._params.relays_max:
+        if self._relays.is_full:
             return []
         try:
             target = accept(request.target, event.at_ms, self._params).body
@@ -364,16 +363,13 @@ class Membership:
         if target.address.node in {self._me, event.peer}:
             return []
         nonce = self._chance.nonce()
-        self._relays[nonce] = _Relay(
-            asker=event.peer,
-            target=target.address.node,
-            deadline_ms=event.at_ms + self._params.helpers_timeout_ms,
-        )
+        deadline_ms = event.at_ms + self._params.helpers_timeout_ms
+        self._relays.add(nonce, Relay(asker=event.peer, target=target.address.node, deadline_ms=deadline_ms))
         return [Send(to=target.address, message=Ping(nonce=nonce, doubted_ms=target.issued_ms))]
 
     def _shuffled(self, event: MessageArrived, shuffle: Shuffle) -> list[Effect]:
         """Tell as much as one was told, and to who speaks too old a word for itself, the later one."""
-        self._hear(shuffle.announcements, self._source(event.peer), event.at_ms)
+        self._hear(shuffle.announcements, event.peer, event.at_ms)
         latest = self._register.latest(event.peer)
         is_behind = latest is not None and latest not in shuffle.announcements
         told = self._register.tell(self._chance, event.at_ms, event.peer, first=latest if is_behind else None)
@@ -383,10 +379,15 @@ class Membership:
         """To whose part goes what ``peer`` tells: to its own, if it was chosen by us."""
         return peer if peer in self._view or peer in self._asked else None
 
-    def _hear(self, announcements: Sequence[Signed[Announcement]], source: NodeId | None, at_ms: Millis) -> None:
+    def _hear(self, announcements: Sequence[Signed[Announcement]], peer: NodeId, at_ms: Millis) -> None:
+        """Of whom we did not choose, only its word on itself counts, and later words of whom we know."""
+        source = self._source(peer)
         for signed in announcements:
+            node = signed.body.address.node
+            if source is None and node != peer and self._register.latest(node) is None:
+                continue
             if self._register.hear(signed, source, at_ms):
-                self._detector.heard(signed.body.address.node)
+                self._detector.heard(node)
 
     def _measured(self, event: RoundTripMeasured) -> list[Effect]:
         if event.peer in self._view:
@@ -415,24 +416,17 @@ class Membership:
         told |= {node: link.peer.address for node, link in self._view.links.items()}
         return [*(Send(to=address, message=rumour) for address in told.values()), Left()]
 
-    def _first_turns(self, at_ms: Millis) -> dict[str, Millis]:
-        """When each recurring thing is done first: spread, so that members that start together do not act together."""
-        gaps = {
-            "probe": self._params.probe_ms,
-            "shuffle": self._params.hurried_ms,
-            "rotate": self._params.hurried_ms,
-            "reunite": self._params.reunion_ms,
-            "contact": self._params.contact_ms,
-            "resample": self._params.resample_ms,
-            "forget": _FORGET_MS,
-        }
-        return {turn: at_ms + gap_ms // 2 + self._chance.below(gap_ms) for turn, gap_ms in gaps.items()}
 
-    def _is_due(self, turn: str, at_ms: Millis, gap_ms: Millis) -> bool:
-        if at_ms < self._due_ms[turn]:
-            return False
-        self._due_ms[turn] = at_ms + gap_ms
-        return True
+def _first_gaps(params: OverlayParams) -> dict[str, Millis]:
+    return {
+        "probe": params.probe_ms,
+        "shuffle": params.hurried_ms,
+        "rotate": params.hurried_ms,
+        "reunite": params.reunion_ms,
+        "contact": params.contact_ms,
+        "resample": params.resample_ms,
+        "forget": _FORGET_MS,
+    }
 
 
 def _ping(link: Link, nonce: Nonce, doubted_ms: Millis | None) -> Send:

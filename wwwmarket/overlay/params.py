@@ -31,12 +31,13 @@ class OverlayParams(Value):
     buried_max: _Positive = 64
     """Dead and departed nodes remembered: for refusing their old words, and for finding the dead again."""
 
-    refresh_ms: _Positive = 60_000
+    refresh_ms: _Positive = 120_000
     """How often a node announces itself anew though nothing changed."""
     reissue_min_ms: _Positive = 1_000
     """Between two announcements of one's own, whatever others ask: a signature and a spread each."""
-    age_max_ms: _Positive = 300_000
-    """After five missed refreshes an announcement is no longer passed on nor accepted."""
+    age_max_ms: _Positive = 600_000
+    """After five missed refreshes an announcement is no longer passed on nor accepted. Shorter lives would leave a node
+    too few honest ones to choose from: it is told of about a hundred a minute, most of them known."""
     skew_max_ms: _Positive = 120_000
     """How far a clock may be ahead. One that lags by less than the age limit is heard too."""
 

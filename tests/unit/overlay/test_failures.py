@@ -157,7 +157,11 @@ def test_a_neighbour_behind_a_cut_lives_by_its_helpers():
     assert address(3).node in views(world.members[address(2).node])
     world.is_cut = lambda one, other: {one, other} == pair
     world.run(60_000)
-    deaths = [change for _, node, change in world.view_changes if node == address(2).node and address(3).node in change.removed]
+    deaths = [
+        change
+        for _, node, change in world.view_changes
+        if node == address(2).node and address(3).node in change.removed
+    ]
     assert deaths == []
 
 
@@ -182,9 +186,7 @@ def test_a_member_is_a_function_of_its_events():
         Started(at_ms=EPOCH_MS),
         *(Ticked(at_ms=EPOCH_MS + 250 * turn, chance=bytes([turn]) * 32) for turn in range(40)),
     ]
-    made = [
-        Membership(key(1), profile(1), (address(0),), at_ms=EPOCH_MS, chance=bytes(32)) for _ in range(2)
-    ]
+    made = [Membership(key(1), profile(1), (address(0),), at_ms=EPOCH_MS, chance=bytes(32)) for _ in range(2)]
     effects = [[member.step(event) for event in events] for member in made]
     assert effects[0] == effects[1]
     assert made[0].digest() == made[1].digest()
