@@ -319,9 +319,12 @@ class Town:
             return Founding(self.log_key, self.genesis)
         return Joining(self.address, VerifierKey(name=self.genesis.origin, account=self.log_key.account))
 
+    def playing(self, play: Play = HELLO) -> PlayingEngine:
+        return PlayingEngine(self.clock, MODEL, lambda _request: play)
+
     async def house(self, name: str, play: Play | None = HELLO, **offer: Any) -> House:
         """A node that comes up; it sells unless its play is None."""
-        engine = None if play is None else PlayingEngine(self.clock, MODEL, lambda _request: play)
+        engine = None if play is None else self.playing(play)
         house = self.houses[name] = House(self, name, engine, **offer)
         await house.open()
         return house
@@ -339,7 +342,15 @@ class Town:
     async def listed(self, count: int) -> None:
         """So many offers stand, and everybody has heard of them."""
         nodes = [house.node for house in self.houses.values()]
-        await self.until(lambda: all(len(node.replica.state.offers()) == count for node in nodes))
+
+        def heard() -> bool:
+            seen = {frozenset(node.replica.state.offers()) for node in nodes}
+            sellers = [node.selling for node in nodes if node.selling is not None]
+            (offers,) = seen if len(seen) == 1 else (frozenset(),)
+            known = [offer for offer in offers for selling in sellers if selling.desk.seller.offered(offer)]
+            return len(offers) == len(known) == count
+
+        await self.until(heard)
 
     def available(self, account: AccountId) -> int:
         return self.operator.node.replica.state.account(account).available_micro
@@ -358,10 +369,17 @@ class Town:
         for house in reversed(self.houses.values()):
             if not house.life.over:
                 await house.close()
+                house.life.over = True
 
 
-def simulate(story: Callable[[Town], Coroutine[Any, Any, None]], config: NodeConfig = LOCAL, *, seed: int = 0) -> None:
-    """Run a story in simulated time; afterwards nothing is left running."""
+def simulate(
+    story: Callable[[Town], Coroutine[Any, Any, None]],
+    config: NodeConfig = LOCAL,
+    *,
+    seed: int = 0,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = JumpingLoop,
+) -> None:
+    """Run a story in simulated time, or on another loop; afterwards nothing is left running."""
 
     async def main() -> None:
         town = Town(config, seed=seed)
@@ -371,7 +389,7 @@ def simulate(story: Callable[[Town], Coroutine[Any, Any, None]], config: NodeCon
         finally:
             await town.close()
 
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
 
 
