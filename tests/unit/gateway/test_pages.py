@@ -111,6 +111,10 @@ def test_every_refusal_has_its_row():
     def kinds(kind):
         return {kind}.union(*map(kinds, kind.__subclasses__()))
 
-    shipped = {kind for kind in kinds(Refusal) if kind.__module__.startswith("wwwmarket.")}
+    spoken = (
+        "wwwmarket.domain.",
+        "wwwmarket.ports.",
+    )  # what an adapter makes of them for itself is not told to a gateway
+    shipped = {kind for kind in kinds(Refusal) if kind.__module__.startswith(spoken)}
     assert shipped == set(PROBLEMS)
     assert headers_of(Refusal("x")) == {}
