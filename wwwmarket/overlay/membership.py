@@ -380,11 +380,12 @@ class Membership:
         return peer if peer in self._view or peer in self._asked else None
 
     def _hear(self, announcements: Sequence[Signed[Announcement]], peer: NodeId, at_ms: Millis) -> None:
-        """Of whom we did not choose, only its word on itself counts, and later words of whom we know."""
+        """What those tell whom we did not choose counts of themselves, and of whom we know already."""
         source = self._source(peer)
         for signed in announcements:
             node = signed.body.address.node
-            if source is None and node != peer and self._register.latest(node) is None:
+            is_known = node in {peer, self._me} or self._register.latest(node) is not None
+            if source is None and not is_known:
                 continue
             if self._register.hear(signed, source, at_ms):
                 self._detector.heard(node)

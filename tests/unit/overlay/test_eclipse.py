@@ -86,6 +86,38 @@ def test_a_share_of_identities_is_a_share_of_places(seed):
     assert max(shares) < 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_more_identities_than_a_reservoir_holds(seed):
+    """The same with 100 honest nodes and 43 Sybils, more than are kept: the reservoirs' share is bounded too."""
+    attacker = besieged(seed, honest=100, sybils=43)
+    mine = set(attacker.nodes)
+    held = [
+        [peer.node in mine for peer in member._register.reservoir.all()] for member in attacker.world.members.values()
+    ]
+    shares = attacker.share()
+    assert mean(shares) <= 0.36
+    assert max(shares) < 1
+    assert sum(map(sum, held)) / sum(map(len, held)) <= 0.42
+
+
+def test_whoever_comes_unasked_does_not_keep_a_newcomer():
+    """A newcomer whose contact is silent at first, and whose view an attacker fills meanwhile, finds the honest."""
+    world = World(seed=6)
+    world.start_many(20)
+    world.run(30_000)
+    attacker = Attacker(world, 20)
+    attacker.renew()
+    newcomer = address(50).node
+    world.is_cut = lambda one, other: newcomer in {one, other} and not {one, other} & set(attacker.nodes)
+    member = world.start(50, address(0))
+    attacker.run(20)
+    assert views(member)
+    assert views(member) <= set(attacker.nodes)
+    world.is_cut = lambda _one, _other: False
+    world.run_until(lambda: bool(views(member) - set(attacker.nodes)), limit_ms=60_000)
+
+
 def test_nearness_wins_the_near_places_only():
     """Sybils that are nearer than everybody hold at most the near links and their share of the random ones."""
     attacker = besieged(4, latency=1)
@@ -98,7 +130,6 @@ def test_nearness_wins_the_near_places_only():
 def test_no_source_fills_the_reservoir():
     """Where identities without number are told of, strangers' part of the reservoir is full and no more than full."""
     attacker = besieged(5, honest=8, sybils=300)
-    mine = set(attacker.nodes)
     params = attacker.world.params
     for member in attacker.world.members.values():
         reservoir = member._register.reservoir.all()
@@ -106,4 +137,3 @@ def test_no_source_fills_the_reservoir():
         assert sum(peer.source is None for peer in reservoir) <= params.strangers_max
         for source in {peer.source for peer in reservoir} - {None}:
             assert sum(peer.source == source for peer in reservoir) <= params.source_max
-    assert mine

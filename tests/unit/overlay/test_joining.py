@@ -100,7 +100,6 @@ def test_an_idle_node_costs_little():
     before = world.sent_bytes.total()
     world.run(60_000)
     per_node = (world.sent_bytes.total() - before) / 60 / 30
-    print(f"{per_node:.0f} bytes/s per idle node of 30")  # shown where the test fails
     assert per_node < 1_536
 
 
