@@ -12,6 +12,9 @@ _PATIENT: Final = Slo(ttft_ms=10_000, tpot_ms=1_000)
 class AuctionConfig:
     neighbours_asked: int = 3
     """Few and random beats many and near; with oneself this makes four asks, at any market's size."""
+    reserves_asked: int = 8
+    margin_ppm: int = 100_000
+    """So many more are asked when no ask meets the objective with this share of it to spare: rare below saturation."""
     ask_timeout_ms: int = 300
     """One round trip to the slowest neighbour and its engine poll; a late ask is a silent one."""
     hold_ms: int = 600

@@ -73,8 +73,16 @@ class Buying:
         """
         purse = self.purse
         begun = purse.clock.monotonic_ms()
-        drawn = self._draw(bid.body, preferences)
-        machine = auction.Auction(bid.body, drawn, purse.rule, ask_timeout_ms=purse.config.auction.ask_timeout_ms)
+        asked, reserves = self._draw(bid.body, preferences)
+        terms = purse.config.auction
+        machine = auction.Auction(
+            bid.body,
+            asked,
+            purse.rule,
+            ask_timeout_ms=terms.ask_timeout_ms,
+            reserves=reserves,
+            margin_ppm=terms.margin_ppm,
+        )
         decided = await self._run(machine, bid)
         elapsed_ms = purse.clock.monotonic_ms() - begun
         purse.observe("auction_ms", elapsed_ms)
@@ -133,8 +141,10 @@ class Buying:
             expires_ms=now_ms + purse.config.auction.bid_validity_ms,
         )
 
-    def _draw(self, bid: Bid, preferences: Preferences) -> Sequence[auction.Candidate]:
-        """Oneself if eligible, and a few random others: those whose list prices could never fit are not asked."""
+    def _draw(
+        self, bid: Bid, preferences: Preferences
+    ) -> tuple[Sequence[auction.Candidate], Sequence[auction.Candidate]]:
+        """Whom to ask: oneself if eligible and a few random others; and whom else, if none of them is good enough."""
         purse = self.purse
         everyone = purse.candidates(bid.model.name)
         if not everyone:
@@ -145,8 +155,9 @@ class Buying:
             raise self._why_nobody(bid, wanted)
         own = [candidate for candidate in eligible if candidate.listed.offer.address.node == purse.node]
         others = [candidate for candidate in eligible if candidate.listed.offer.address.node != purse.node]
-        drawn = auction.draw(others, purse.entropy.bytes(32), purse.config.auction.neighbours_asked)
-        return [*own[:1], *drawn]
+        first, second = purse.config.auction.neighbours_asked, purse.config.auction.reserves_asked
+        drawn = auction.draw(others, purse.entropy.bytes(32), first + second)
+        return [*own[:1], *drawn[:first]], drawn[first:]
 
     def _may_win(self, bid: Bid, candidate: auction.Candidate) -> bool:
         offer = candidate.listed.offer
