@@ -86,6 +86,7 @@ def test_a_partition_heals():
     world.run_until(lambda: nx.is_strongly_connected(world.graph()), limit_ms=90_000)
 
 
+@pytest.mark.slow
 def test_a_long_partition_heals():
     """So they are after an hour, when every announcement of the other half has long expired."""
     world = settled(8, seed=6)

@@ -55,6 +55,7 @@ def test_a_newcomer_joins_a_settled_overlay_within_two_seconds():
     )
 
 
+@pytest.mark.slow
 def test_views_spread_over_the_nodes():
     """After five minutes everybody is in somebody's view, nobody in many times the usual number, and all reach all."""
     world = World(seed=3)
@@ -67,6 +68,7 @@ def test_views_spread_over_the_nodes():
     assert nx.is_strongly_connected(graph)
 
 
+@pytest.mark.slow
 def test_views_keep_changing():
     """In a settled overlay a view is renewed, mostly, in five minutes, and none is ever short for it."""
     world = World(seed=4)
@@ -79,6 +81,7 @@ def test_views_keep_changing():
     assert all(len(views(member)) == world.params.view_max for member in world.members.values())
 
 
+@pytest.mark.slow
 def test_near_links_are_nearer_than_random_ones():
     """The nearest three of a view are in the mean at less than half the round trip of the others."""
     world = World(seed=5)

@@ -8,7 +8,17 @@ from wwwmarket.crypto.signing import sign
 from wwwmarket.domain.records import NodeAddress
 from wwwmarket.overlay.announcement import announce
 from wwwmarket.overlay.budget import Budget
-from wwwmarket.overlay.events import Described, MessageArrived, PeerUnreachable, Reply, Send, Started, Ticked
+from wwwmarket.overlay.events import (
+    Described,
+    LeaveRequested,
+    Left,
+    MessageArrived,
+    PeerUnreachable,
+    Reply,
+    Send,
+    Started,
+    Ticked,
+)
 from wwwmarket.overlay.membership import Membership
 from wwwmarket.overlay.params import OverlayParams
 from wwwmarket.overlay.records import (
@@ -237,3 +247,31 @@ def test_a_budget_fills_with_time():
     assert budget.allows(EPOCH_MS + 1_001)
     assert budget.allows(EPOCH_MS + 10**6)
     assert budget.level == 2_000_000
+
+
+def test_a_relayed_ping_is_answered_by_its_target_alone(member):
+    """Another peer that knows the nonce neither speaks for the target nor uses the relay up."""
+    (ping,) = tell(member, 2, PingRequest(target=said(3)))
+    later = said(3, EPOCH_MS + 1)
+    assert tell(member, 4, Pong(nonce=ping.message.nonce, refutation=later)) == []
+    assert tell(member, 3, Pong(nonce=ping.message.nonce, refutation=later))
+
+
+def test_farewells_without_number_are_remembered_within_a_bound(member):
+    """Of more farewells than are kept, the latest are kept, and told on two at a time."""
+    for number in range(2, 80):
+        tell(member, number, Rumour(announcements=(said(number, EPOCH_MS + number, leaving=True),)))
+    buried = member._register.buried
+    assert set(buried) == {address(number).node for number in range(80 - USUAL.buried_max, 80)}
+    (reply,) = tell(member, 1, Shuffle(announcements=(said(1),)))
+    assert sum(told.body.leaving for told in reply.message.announcements) == USUAL.farewells_max
+
+
+def test_a_farewell_goes_to_so_many_at_most(linked):
+    """Of more nodes than are remembered, those that pinged last are told of one's leaving, and every neighbour."""
+    for number in range(2, 80):
+        tell(linked, number, Ping(nonce=NONCE))
+    *sends, left = linked.step(LeaveRequested(at_ms=EPOCH_MS + 20))
+    assert left == Left()
+    told = {send.to.node for send in sends}
+    assert told == {address(number).node for number in (1, *range(80 - USUAL.watchers_max, 80))}
