@@ -29,14 +29,18 @@ Answer: TypeAlias = Callable[[Verified[Inclusion] | Refusal], None]
 
 
 class Chain:
-    """One account's place in its chain, and its key."""
+    """One account's place in its chain, and its key. After a refusal it goes on from where the ledger is."""
 
-    def __init__(self, key: KeyPair, anchor: EntryId) -> None:
+    def __init__(self, key: KeyPair, head: Callable[[], tuple[int, EntryId]]) -> None:
         self.key = key
-        self._seq = 0
-        self._prev = anchor
+        self.lost = False
+        self._head = head
+        self._seq, self._prev = head()
 
     def sign(self, body: Body) -> VerifiedEntry:
+        if self.lost:
+            self._seq, self._prev = self._head()
+            self.lost = False
         entry = verified_own(sign_entry(self.key, seq=self._seq, prev=self._prev, body=body))
         self._seq += 1
         self._prev = entry.id
@@ -54,7 +58,8 @@ class Books:
         self._network = network
         self._accounts = accounts
         self.key = KeyPair(b"\x01" * 32)
-        self._chain = Chain(self.key, NO_ENTRY)
+        self._chain = Chain(self.key, lambda: (0, NO_ENTRY))
+        self._chains: dict[AccountId, Chain] = {}
         self._closed: set[EntryId] = set()
         self._twice = False
         self.entries = 0
@@ -76,7 +81,9 @@ class Books:
             self._apply(self._chain.sign(Transfer(to=account, amount_micro=OPENING_MICRO)))
 
     def chain(self, key: KeyPair) -> Chain:
-        return Chain(key, self.state.chain_head(key.account).prev)
+        chain = Chain(key, lambda: self.state.chain_head(key.account))
+        self._chains[key.account] = chain
+        return chain
 
     def list(self, entry: VerifiedEntry) -> None:
         """Apply at once: what stood on the ledger before the run began."""
@@ -91,6 +98,7 @@ class Books:
         try:
             index = self._apply(entry)
         except Refusal as refusal:
+            self._chains[entry.entry.account].lost = True
             self._loop.after(back_us, answer, refusal)
             return
         covered = self._loop.now_ms + MARK_US // 1_000

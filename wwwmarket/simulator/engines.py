@@ -49,6 +49,7 @@ class EngineTwin:
         self._busy = False
         self._leaving: list[int] = []
         self._coming: list[int] = []
+        self._fresh: set[int] = set()
 
     @property
     def in_flight(self) -> int:
@@ -76,6 +77,7 @@ class EngineTwin:
         """Drop a request; nothing happens where it has ended."""
         if self._jobs.pop(key, None) is None:
             return
+        self._fresh.discard(key)
         if self._busy:
             self._leaving.append(key)
             self._cut()
@@ -90,6 +92,7 @@ class EngineTwin:
         self._busy, self._glide = False, None
         self._leaving.clear()
         self._coming.clear()
+        self._fresh.clear()
 
     def snapshot(self) -> list[Seen]:
         """Everything in hand, now, oldest first."""
@@ -157,11 +160,14 @@ class EngineTwin:
             job = self._jobs.get(key)
             if job is not None:
                 job.admitted = True
+                self._fresh.add(key)
                 sequence = Sequence(key=key, input_tokens=job.input_tokens, output_tokens=job.output_tokens)
                 self._engine.admit(sequence)
         self._leaving.clear()
         self._coming.clear()
-        self._glide = self._engine.glide()
+        # a prompt's last single token looks like a decode step, but its end is a first token that somebody waits for
+        reading = len(self._fresh) > self._engine.waiting
+        self._glide = None if reading else self._engine.glide()
         if self._glide is not None:
             self._busy = True
             self._arm(self._clock_ms + self._duration_ms(self._glide, self._glide.steps))
@@ -184,7 +190,7 @@ class EngineTwin:
         assert outcome is not None, "a joined run has sequences"
         self._glide = None
         self._clock_ms = at_ms
-        self._deliver((), outcome.finished)
+        self._deliver(outcome.emitted, outcome.finished)
         self._go_on()
 
     def _stepped(self, plan: int, at_ms: float, emitted: tuple[int, ...], finished: tuple[int, ...]) -> None:
@@ -199,6 +205,7 @@ class EngineTwin:
             job = self._jobs.get(key)
             if job is not None and not job.begun:
                 job.begun = True
+                self._fresh.discard(key)
                 job.on_first()
         for key in finished:
             job = self._jobs.pop(key, None)

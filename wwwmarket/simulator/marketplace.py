@@ -5,7 +5,7 @@ hands over, takes the next-best before the first token where a winner fails, and
 again does so twice, as the common SDKs do. Messages counted are asks, answers and handovers between nodes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -25,8 +25,10 @@ from wwwmarket.simulator.views import StaticViews, Views
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
 ASK_TIMEOUT_MS: Final = 600
-MARGIN_PPM: Final = 100_000
-"""An objective met with less than a tenth to spare is worth a second round."""
+PATIENCE_PERCENT: Final = 150
+"""A client rather has its answer late than not at all, up to this part of its objective; that is what it bids."""
+MARGIN_PPM: Final = 400_000
+"""Of what was bid: an objective met with less than a tenth to spare is worth a second round."""
 ALLOWANCE_MS: Final = 400
 """Of the objective for the auction, the handover and the way back: what providers do not see."""
 RETRIES: Final = 2
@@ -172,20 +174,26 @@ class Purchase:
         self._in_auction(machine, auction.Opened(at_ms=self._world.loop.now_ms))
 
     def _draw(self) -> tuple[list[NodeTwin], list[NodeTwin], list[NodeTwin]]:
-        market, setup, model = self._market, self._world.setup, self._trip.request.model
-        own = [self._home] if self._home.spec.serves == model and self._home.up else []
-        near = list(market.views.of(self._home, model))
+        market, setup, request = self._market, self._world.setup, self._trip.request
+        own = self._fitting([self._home]) if self._home.spec.serves == request.model and self._home.up else []
+        near = self._fitting(market.views.of(self._home, request.model))
         market.chance.shuffle(near)
-        beyond = list(market.views.beyond(self._home, model))
+        beyond = self._fitting(market.views.beyond(self._home, request.model))
         market.chance.shuffle(beyond)
         return own, near[: setup.asked], [*near[setup.asked :], *beyond][: setup.asked_more]
+
+    def _fitting(self, nodes: Sequence[NodeTwin]) -> list[NodeTwin]:
+        """Those whose offered context has room for the request."""
+        longest = self._world.setup.output_tokens_max
+        return [node for node in nodes if node.engine.fits(self._trip.request.input_tokens, longest)]
 
     def _slo(self) -> Slo | None:
         """What is left of the objective for a provider; None where nothing is."""
         request = self._trip.request
         elapsed_ms = (self._world.loop.now_us - request.at_us) // 1_000
-        ttft_ms = request.slo_ttft_ms - elapsed_ms - ALLOWANCE_MS
-        return Slo(ttft_ms=ttft_ms, tpot_ms=request.slo_tpot_ms) if ttft_ms > 0 else None
+        ttft_ms = request.slo_ttft_ms * PATIENCE_PERCENT // 100 - elapsed_ms - ALLOWANCE_MS
+        tpot_ms = -(-request.slo_tpot_ms * PATIENCE_PERCENT // 100)
+        return Slo(ttft_ms=ttft_ms, tpot_ms=tpot_ms) if ttft_ms > 0 else None
 
     def _make_bid(self, slo: Slo) -> Bid:
         request, setup, now_ms = self._trip.request, self._world.setup, self._world.loop.now_ms

@@ -6,6 +6,7 @@ again (``Notary``), which cannot change any answer.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from wwwmarket.crypto.digest import digest
@@ -19,13 +20,17 @@ from wwwmarket.domain.records import Award, Bid, Capacity, Inclusion, NodeAddres
 from wwwmarket.domain.shape import Record
 from wwwmarket.market import execution, offer, settlement
 from wwwmarket.simulator.books import ORIGIN, Books
+from wwwmarket.simulator.engines import Seen
 from wwwmarket.simulator.events import EPOCH_MS
 from wwwmarket.simulator.lengths import Residuals
 from wwwmarket.simulator.world import NodeTwin, World
 
 R = TypeVar("R", bound=Record)
 
-HOLD_MS: Final = 1_500
+HOLD_MS: Final = 400
+"""About what passes between an ask and its award over wide-area links. Held longer, and by every one of up to twelve
+who are asked, places that nobody will take make everybody look busy.
+"""
 QUEUE_FACTOR: Final = 2
 """Sequences offered for each slot: a short queue keeps the slots full."""
 LIST_PRICE: Final = Prices(
@@ -34,6 +39,8 @@ LIST_PRICE: Final = Prices(
 COST_PPM: Final = 500_000
 """A truthful provider asks this share of its list price when idle: its cost."""
 GREEDY_PPM: Final = 800_000
+CALIBRATING_TOKENS: Final = 16
+SMOOTHING: Final = 0.1
 PROMISES: Final = {"over-promising": 0.5, "under-promising": 2.0}
 REQUEST: Final = b"{}"
 SALT: Final = b"\x00" * 32
@@ -56,36 +63,79 @@ class Notary:
         return known
 
 
-class _Forecaster:
-    """Implements ``market.offer.Forecaster`` on an engine twin."""
+class Knowledge:
+    """What a provider knows of its engine: implements ``market.offer.Forecaster``.
 
-    def __init__(self, node: NodeTwin, residuals: Residuals, expected: dict[int, int]) -> None:
+    Its step-time model starts a little wrong and is corrected as a live node corrects its own, by what was observed:
+    the ratio of a finished request's time to what the model says of the same batch, smoothed over about twenty.
+    """
+
+    def __init__(self, world: World, node: NodeTwin) -> None:
+        setup = world.setup
+        self._loop = world.loop
         self._node = node
-        self._table = TableLatency(model=node.believed, limits=node.engine.limits)
-        self._factor = PROMISES.get(node.character, 1.0)
-        self._residuals = residuals
-        self._expected = expected
+        self._model = node.believed
+        self._speed = 1.0
+        self._promise = PROMISES.get(node.character, 1.0)
+        self._residuals = Residuals(setup.output_tokens_prior, setup.output_tokens_max)
+        self._jobs: dict[int, _Job] = {}
 
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> offer.Forecast | None:
-        residuals, expected = self._residuals, self._expected
-        seen = self._node.engine.snapshot()
         work = tuple(
             Work(
-                input_tokens_left=s.input_left,
-                output_tokens_left=residuals.left(s.produced, expected.get(s.key, output_tokens)),
-                context_tokens=s.context,
+                input_tokens_left=seen.input_left,
+                output_tokens_left=self._left(seen, output_tokens),
+                context_tokens=seen.context,
             )
-            for s in seen
+            for seen in self._node.engine.snapshot()
         )
         hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
         load = Load(running=0, waiting=len(work), work=work, holds=(hold,) * held)
+        table = TableLatency(model=self._model, limits=self._node.engine.limits)
         try:
-            predicted = self._table.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
+            predicted = table.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
         except TooLarge:
             return None
-        return offer.Forecast(
-            ttft_ms=round(predicted.ttft_ms * self._factor), finish_ms=round(predicted.finish_ms * self._factor)
-        )
+        factor = self._promise * self._speed
+        return offer.Forecast(ttft_ms=round(predicted.ttft_ms * factor), finish_ms=round(predicted.finish_ms * factor))
+
+    def _left(self, seen: Seen, otherwise: int) -> int:
+        job = self._jobs.get(seen.key)
+        return self._residuals.left(seen.produced, otherwise if job is None else job.expected)
+
+    def started(self, key: int, expected: int) -> None:
+        self._jobs[key] = _Job(expected)
+
+    def said(self, key: int) -> None:
+        """The first token is out."""
+        job = self._jobs[key]
+        job.first_us = self._loop.now_us
+        job.batch, job.context = self._batch()
+
+    def ended(self, key: int, output_tokens: int | None) -> None:
+        """It is over; ``output_tokens`` where it ran to its end, so that it can be learnt from."""
+        job = self._jobs.pop(key, None)
+        if job is None or output_tokens is None:
+            return
+        self._residuals.observe(output_tokens)
+        if job.first_us is None or output_tokens < CALIBRATING_TOKENS:
+            return
+        batch, context = self._batch()
+        step_ms = (self._loop.now_us - job.first_us) / 1_000 / (output_tokens - 1)
+        said_ms = self._model.step_ms((batch + 1 + job.batch) // 2, (context + job.context) // 2)
+        self._speed += SMOOTHING * (step_ms / said_ms - self._speed)
+
+    def _batch(self) -> tuple[int, int]:
+        running = [seen.context for seen in self._node.engine.snapshot() if seen.produced]
+        return max(1, len(running)), sum(running)
+
+
+@dataclass(slots=True)
+class _Job:
+    expected: int
+    first_us: int | None = None
+    batch: int = 1
+    context: int = 0
 
 
 class Execution:
@@ -109,14 +159,13 @@ class Provider:
         self.key = key
         self._chain = books.chain(key)
         setup = world.setup
-        self._residuals = Residuals(setup.output_tokens_prior, setup.output_tokens_max)
-        self._expected: dict[int, int] = {}
+        self._knows = Knowledge(world, node)
         floor_ppm = GREEDY_PPM if node.character == "greedy" else COST_PPM
         self.seller = offer.Seller(
             key,
-            _Forecaster(node, self._residuals, self._expected),
+            self._knows,
             hold_ms=HOLD_MS,
-            asked_per_bid=setup.asked + 1,
+            asked_per_bid=setup.asked + setup.asked_more + 1,
             floor_ppm=floor_ppm,
         )
         self.claims = settlement.Claims(client_first_ms=2_000, retry_ms=5_000)
@@ -199,6 +248,8 @@ class Provider:
         machine, loop = running.machine, self._world.loop
 
         def first() -> None:
+            if running.engine_key is not None:
+                self._knows.said(running.engine_key)
             started = execution.EngineStarted(at_ms=loop.now_ms, content_type="text/event-stream")
             said = execution.EngineSaid(at_ms=loop.now_ms, data=b".", tokens=True)
             self._perform(running, award, [*machine.step(started), *machine.step(said)], 0)
@@ -210,20 +261,19 @@ class Provider:
                 effects += machine.step(execution.EngineSaid(at_ms=loop.now_ms, data=rest, tokens=True))
             usage = Usage(input_tokens=award.bid.input_tokens, cached_input_tokens=0, output_tokens=output_tokens)
             effects += machine.step(execution.EngineFinished(at_ms=loop.now_ms, usage=usage))
-            self._residuals.observe(output_tokens)
-            self._free(running)
+            self._free(running, output_tokens)
             self._perform(running, award, effects, 0)
 
         key = self._node.engine.submit(award.bid.input_tokens, output_tokens, first, finish)
         running.engine_key = key
-        self._expected[key] = award.bid.expected_output_tokens
+        self._knows.started(key, award.bid.expected_output_tokens)
 
-    def _free(self, running: Execution) -> None:
+    def _free(self, running: Execution, output_tokens: int | None = None) -> None:
         if not running.ended:
             running.ended = True
             self.seller.step(offer.ExecutionEnded())
             if running.engine_key is not None:
-                self._expected.pop(running.engine_key, None)
+                self._knows.ended(running.engine_key, output_tokens)
 
     def _attested(self, running: Execution, award: Award, attest: execution.Attest) -> None:
         self._free(running)

@@ -28,6 +28,8 @@ class Rival:
         home = self.world.home(trip.request)
         if home is None:
             trip.fail("no node is there")
+        elif not self.world.eligible(trip.request):
+            trip.fail("no engine is large enough")
         else:
             self.dispatch(trip, home)
 
@@ -59,7 +61,7 @@ class RandomNode(Rival):
     name = "random"
 
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
-        self.world.serve(trip, self.chance.choice(self.world.live(trip.request.model)), home)
+        self.world.serve(trip, self.chance.choice(self.world.eligible(trip.request)), home)
 
 
 class PowerOfTwo(Rival):
@@ -68,7 +70,7 @@ class PowerOfTwo(Rival):
     name = "power-of-two"
 
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
-        live = self.world.live(trip.request.model)
+        live = self.world.eligible(trip.request)
         pair = self.chance.sample(live, min(2, len(live)))
         answers: list[tuple[int, int, NodeTwin]] = []
         network = self.world.network
@@ -101,7 +103,7 @@ class StaleQueue(Rival):
         self._told = {node.index: node.engine.in_flight for node in self.world.nodes}
 
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
-        live = self.world.live(trip.request.model)
+        live = self.world.eligible(trip.request)
         shortest = min(self._told[node.index] for node in live)
         self.world.serve(trip, self.chance.choice([n for n in live if self._told[n.index] == shortest]), home)
 
@@ -121,7 +123,7 @@ class CentralPublished(Rival):
         self.world.polled_messages += 2 * len(self._polled)
 
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
-        live = self.world.live(trip.request.model)
+        live = self.world.eligible(trip.request)
         least = min(self._polled[node.index] for node in live)
         self.world.serve(trip, self.chance.choice([n for n in live if self._polled[n.index] == least]), home)
 
@@ -139,11 +141,15 @@ class CentralOracle(Rival):
 
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
         request = trip.request
-        ranked = sorted((self._at_least_ms(trip, node), node.index) for node in self.world.live(request.model))
+        at_least = self._at_least_ms(trip)
+        ranked = sorted(
+            (at_least[_kind(node)] * (1 + node.engine.in_flight), at_least[_kind(node)], node.index)
+            for node in self.world.eligible(request)
+        )
         best: tuple[float, int] | None = None
-        for at_least_ms, index in ranked:
+        for _, at_least_ms, index in ranked:
             if best is not None and at_least_ms >= best[0]:
-                break
+                continue
             finish_ms = self._finish_ms(trip, self.world.nodes[index])
             if finish_ms is not None and (best is None or (finish_ms, index) < best):
                 best = (finish_ms, index)
@@ -161,10 +167,15 @@ class CentralOracle(Rival):
     def _forget(coming: list[Trip], trip: Trip) -> None:
         coming.remove(trip)
 
-    @staticmethod
-    def _at_least_ms(trip: Trip, node: NodeTwin) -> float:
-        engine, request = node.engine, trip.request
-        return idle_ms(engine.model, engine.limits, request.input_tokens, request.output_tokens)[1]
+    def _at_least_ms(self, trip: Trip) -> dict[tuple[str, str, float], float]:
+        """Alone on an engine of each kind: nothing can finish earlier."""
+        request, found = trip.request, {}
+        for node in self.world.eligible(request):
+            kind = _kind(node)
+            if kind not in found:
+                engine = node.engine
+                found[kind] = idle_ms(engine.model, engine.limits, request.input_tokens, request.output_tokens)[1]
+        return found
 
     def _finish_ms(self, trip: Trip, node: NodeTwin) -> float | None:
         seen = node.engine.snapshot()
@@ -186,6 +197,10 @@ class CentralOracle(Rival):
             ).finish_ms
         except TooLarge:
             return None
+
+
+def _kind(node: NodeTwin) -> tuple[str, str, float]:
+    return node.spec.gpu, node.spec.model, node.engine.model.weights_ms
 
 
 RIVALS: Final[tuple[Callable[[World], Rival], ...]] = (

@@ -259,15 +259,21 @@ def _place(  # noqa: PLR0913, PLR0917 - what a stream is laid over
     shares = [sum(capacity[nodes[i]] for i in serving[model]) for model in models]
     weights = {m: [capacity[nodes[i]] * chance.lognormvariate(0.0, IMBALANCE) for i in serving[m]] for m in models}
     median = {model: _median([nodes[i] for i in serving[model]]) for model in models}
+    longest = max(arrival.output_tokens for arrival in arrivals)
+    room = [node.limits().kv_tokens_max for node in nodes]
     requests: list[Request] = []
-    for number, arrival in enumerate(arrivals):
+    for arrival in arrivals:
         (model,) = chance.choices(models, shares)
-        (origin,) = chance.choices(serving[model], weights[model])
+        needed = max(2, arrival.input_tokens) + longest
+        at = [(i, weight) for i, weight in zip(serving[model], weights[model], strict=True) if room[i] >= needed]
+        if not at:
+            continue  # it fits no engine of its model, so nobody would offer to take it
+        (origin,) = chance.choices([i for i, _ in at], [weight for _, weight in at])
         engine = median[model]
         first_ms, second_ms = idle_ms(engine.step_time(), engine.limits(), arrival.input_tokens, 2)
         requests.append(
             Request(
-                number=number,
+                number=len(requests),
                 at_us=round(arrival.at_s * stretch * 1e6),
                 origin=origin,
                 model=model,

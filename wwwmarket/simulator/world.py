@@ -120,9 +120,14 @@ class World:
         engine = EngineTwin(self.loop, scaled(model, SLOWNESS) if character == "slow" else model, spec.limits())
         return NodeTwin(index, spec, engine, character, scaled(model, error))
 
-    def live(self, model: str) -> list[NodeTwin]:
-        """Nodes that serve ``model`` and are there."""
-        return [node for node in self.by_model.get(model, ()) if node.up]
+    def eligible(self, request: Request) -> list[NodeTwin]:
+        """Nodes that are there, serve the request's model, and have room for the longest answer it may have."""
+        longest = self.setup.output_tokens_max
+        return [
+            node
+            for node in self.by_model.get(request.model, ())
+            if node.up and node.engine.fits(request.input_tokens, longest)
+        ]
 
     def home(self, request: Request) -> NodeTwin | None:
         """Where the request's client knocks: its own node, or the next live one of the same model."""

@@ -82,7 +82,7 @@ class WwwServe(Rival):
         self._next(loop)
 
     def _probe(self, loop: _Loop, trip: Trip) -> None:
-        others = [node for node in self.world.live(trip.request.model) if node is not loop.node]
+        others = [node for node in self.world.eligible(trip.request) if node is not loop.node]
         drawn = self.chance.sample(others, min(PROBED, len(others)))
         if not drawn:
             self._next(loop)
