@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,24 @@ def _nothing_is_left_running() -> Iterator[None]:
     assert not stray, f"threads left running: {stray}"
     children = [command for command in _children() if "multiprocessing" not in command]
     assert not children, f"processes left running: {children}"
+
+
+@pytest.fixture(scope="session")
+def go_verify(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    """Builds the foreign verifier of logs once; gives what runs it over a folder of an exported log."""
+    program = tmp_path_factory.mktemp("go") / "verify"
+    source = ROOT / "tests" / "foreign" / "go" / "verify.go"
+    offline = {
+        "GO111MODULE": "off",
+        "GOPATH": "/usr/share/gocode",
+        "GOFLAGS": "",
+        "GOCACHE": str(program.parent / "cache"),
+    }
+    built = subprocess.run(
+        ["go", "build", "-o", program, source], env=os.environ | offline, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    return lambda folder: subprocess.run([program, folder], capture_output=True, text=True, check=False, timeout=60)
 
 
 def _children() -> list[str]:

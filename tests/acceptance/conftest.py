@@ -14,6 +14,8 @@ import pytest
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
+PYTHON = os.environ.get("WWWMARKET_PYTHON", sys.executable)
+"""Whose wwwmarket is tested: this checkout's, or an installed one's."""
 PATIENCE_S = 60
 POLL_S = 0.02
 
@@ -23,12 +25,18 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def python() -> str:
+    """The interpreter whose wwwmarket is tested."""
+    return PYTHON
+
+
+@pytest.fixture(scope="session")
 def program() -> Program:
     """Runs one command to its end; keyword arguments are settings in the environment."""
 
     def run(*arguments: str, typed: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "wwwmarket", *arguments],
+            [PYTHON, "-P", "-m", "wwwmarket", *arguments],
             capture_output=True,
             text=True,
             input=typed or "",
@@ -63,7 +71,7 @@ def market(tmp_path_factory: pytest.TempPathFactory, until) -> Iterator[SimpleNa
     command = ["demo", "--stay", "--requests", "0", "--ready-file", ready, "--dir", directory / "data"]
     with (directory / "log").open("wb") as log:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "wwwmarket", *command],
+            [PYTHON, "-P", "-m", "wwwmarket", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

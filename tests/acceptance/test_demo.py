@@ -28,10 +28,10 @@ def test_the_demo_tells_people_the_same(program):
     assert done.stdout.splitlines()[-1] == "audit: pass"
 
 
-def test_a_demo_that_is_told_to_end_ends_its_children(until, tmp_path: Path):
+def test_a_demo_that_is_told_to_end_ends_its_children(python, until, tmp_path: Path):
     """SIGTERM ends every process of the market, also while it opens."""
     with subprocess.Popen(
-        [sys.executable, "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "2"],
+        [python, "-P", "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "2"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -43,10 +43,10 @@ def test_a_demo_that_is_told_to_end_ends_its_children(until, tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_killed_demo_leaves_no_process(until, tmp_path: Path):
+def test_a_killed_demo_leaves_no_process(python, until, tmp_path: Path):
     """Children end with their parent, also when it had no time to end them."""
     with subprocess.Popen(
-        [sys.executable, "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "1", "--stay"],
+        [python, "-P", "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "1", "--stay"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -328,3 +328,19 @@ def test_the_ledger_is_exported_and_audited(market, client, http, until, program
     assert audited.returncode == 0, audited.stdout + audited.stderr
     assert audited.stdout.splitlines()[-1] == "audit: pass"
     assert json.loads(program("audit", str(copy), "--vkey", market.vkey, "--json").stdout)
+
+
+@pytest.mark.foreign("go", "/usr/share/gocode/src/golang.org/x/mod/sumdb")
+def test_go_verifies_the_exported_ledger(market, client, http, until, program, go_verify, tmp_path):  # noqa: PLR0917
+    """Go's checksum database code opens a live market's note, rebuilds its root and proves its entries."""
+    settled(http, until, award_of(market, client))
+    copy = tmp_path / "ledger"
+    exported = program("ledger", "export", str(copy), "--ledger", market.ledger)
+    assert exported.returncode == 0, exported.stderr
+    verified = go_verify(copy)
+    assert verified.returncode == 0, verified.stderr
+    assert json.loads(verified.stdout)["size"] > 1
+    first = copy / "tile" / "entries"
+    bundle = next(path for path in sorted(first.rglob("*")) if path.is_file())
+    bundle.write_bytes(bundle.read_bytes()[:-1] + b"?")
+    assert go_verify(copy).returncode != 0

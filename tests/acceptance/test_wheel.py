@@ -3,7 +3,10 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from wwwmarket import __version__
 
@@ -51,3 +54,37 @@ def test_a_stranger_can_make_a_key(installed_wheel, tmp_path):
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)
     assert any((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_passes_the_acceptance_tests(installed_wheel, tmp_path):
+    """The demo and every test of a running market hold for a stranger's install, in an empty folder."""
+    python = installed_wheel.with_name("python")
+    tests = [Path(__file__).with_name(name) for name in ("test_demo.py", "test_market.py")]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            Path(__file__).parents[2],
+            *tests,
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"WWWMARKET_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4_000:]
+
+
+def test_the_installed_wheel_runs_the_demo(installed_wheel, tmp_path):
+    """Contracts, migrations and the engine travel with the wheel: the demo needs nothing else."""
+    done = run(installed_wheel, "demo", "--providers", "2", "--requests", "2", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "audit: pass"

@@ -1,10 +1,6 @@
 """The Go checksum database's own code, which shares nothing with ours, verifies an exported log."""
 
 import json
-import os
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -20,32 +16,13 @@ from wwwmarket.ledger.export import files
 from wwwmarket.ledger.merkle import leaf_hash, root_of
 from wwwmarket.ledger.note import Cosigner, Signer
 
-GO_SOURCES = "/usr/share/gocode"
+SUMDB = "/usr/share/gocode/src/golang.org/x/mod/sumdb"
 """Where Debian's golang-golang-x-mod-dev lies."""
 
 ORIGIN = "market.example/log"
 ENTRIES = [b'{"entry":%d}' % index + b"x" * (index * 7 % 300) for index in range(700)]
 
-pytestmark = [
-    pytest.mark.foreign,
-    pytest.mark.skipif(
-        shutil.which("go") is None or not Path(GO_SOURCES, "src/golang.org/x/mod/sumdb").is_dir(),
-        reason="needs Debian's golang and golang-golang-x-mod-dev",
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def go_verify(tmp_path_factory):
-    """Builds the verifier once; gives what runs it over a folder."""
-    program = tmp_path_factory.mktemp("go") / "verify"
-    source = Path(__file__).parent / "go" / "verify.go"
-    offline = {"GO111MODULE": "off", "GOPATH": GO_SOURCES, "GOFLAGS": "", "GOCACHE": str(program.parent / "cache")}
-    built = subprocess.run(
-        ["go", "build", "-o", program, source], env=os.environ | offline, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    return lambda folder: subprocess.run([program, folder], capture_output=True, text=True, check=False, timeout=60)
+pytestmark = pytest.mark.foreign("go", SUMDB)
 
 
 @pytest.fixture(params=[len(ENTRIES), 512, 256, 1])  # Debian's tlog has another root for the empty tree than RFC 6962
