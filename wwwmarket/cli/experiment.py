@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from wwwmarket.simulator.experiments import Result
     from wwwmarket.simulator.report import Row
 
-_HELP: Final = """Measure the market against its rivals: "paper" repeats published settings, "market" lays traces over many nodes.
+_HELP: Final = """Measure the market against its rivals, into tables, plots and rows.
+
+"paper" repeats published settings; "market" lays traces over many nodes all over the world.
 
 \b
   wwwmarket experiment paper --seeds 5 --out results
@@ -28,7 +30,7 @@ class Which(StrEnum):
     market = "market"
 
 
-def experiment(
+def experiment(  # noqa: PLR0913 - a command's options
     *,
     which: Annotated[Which, typer.Argument(help="Which experiment.")],
     out: Annotated[
@@ -66,6 +68,9 @@ def experiment(
     broken = experiments.failures(results)
     if broken:
         fail("; ".join(broken))
+
+
+experiment.__doc__ = _HELP
 
 
 def _groups(rows: "Sequence[Row]") -> "dict[tuple[str, int], list[Row]]":

@@ -20,7 +20,7 @@ SCENARIO is a shipped scenario or a TOML file; without it the shipped ones are l
 """
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - a command's options
     *,
     scenario: Annotated[str, typer.Argument(metavar="[SCENARIO|FILE]", help="A shipped scenario, or a file.")] = "",
     trace: Annotated[
@@ -67,6 +67,9 @@ def simulate(
     broken = failures(results)
     if broken:
         fail("; ".join(broken))
+
+
+simulate.__doc__ = _HELP
 
 
 class _Progress:

@@ -8,16 +8,16 @@ Derivation. Let a request have n input tokens and m output tokens, and let it be
    engine of its model could meet idle is missed by every rule.
 
 2. *Together.* A step of e with B sequences, T tokens and context K lasts at least
-   ``f + o B + (1 - s) w + s c T + k K`` for every share s in [0, 1], since (w^p + (cT)^p)^(1/p) >= max(w, cT) for p >= 1.
+   ``f + o B + (1 - s) w + s c T + k K`` for every share s in [0, 1], since (w^p + (cT)^p)^(1/p) >= max(w, cT)
+   for p >= 1.
    Split each step over its sequences: B <= slots, so each has at least (f + (1 - s) w) / slots + o of it, and its own
    part of the other terms. Summed over the request's steps (m - 1 decode steps and one or more of its prompt; context
    at least n in each decode step) the engine gives it at least the time
    ``W = m ((f + (1 - s) w) / slots + o) + s c (n + m - 1) + k (m - 1) n``.
    The steps of an engine do not overlap: requests that arrive at or after a and are served by b at the latest have
-   sum(W) <= b - a on e. W is linear in the features (m, n + m - 1, (m - 1) n) with coefficients of e; with those of a
-   reference engine of coefficientwise minima over the fleet of the model, W_ref <= W on every engine, and E engines give
-   at most E (b - a). Better: engine e does at most r = max over features of (reference / own coefficient) times
-   (b - a) of work in the reference's units.
+   sum(W) <= b - a on e. W is linear in the features (m, n + m - 1, (m - 1) n) with coefficients of e; with the
+   coefficientwise minima over the model's fleet for reference, W_ref <= r W where r = max over features of (reference
+   coefficient / own coefficient) <= 1, so that e does at most r (b - a) of work in the reference's units.
 
 3. *Count.* So of the requests whose arrival and deadline lie within [a, b], no more can be served in time than the
    number of the smallest W_ref whose sum is at most (b - a) sum(r). For disjoint windows these limits hold side by

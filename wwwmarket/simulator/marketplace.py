@@ -77,7 +77,7 @@ class Market:
         return not self.ledger.books.state.awards()
 
     def arrive(self, trip: Trip) -> None:
-        home = self.world.home(trip.request)
+        home = self.world.knock(trip)
         if home is None:
             trip.fail("no node is there")
         else:
@@ -279,38 +279,42 @@ class Purchase:
         for effect in self._buyer.step(event):
             self._perform(effect)
 
-    def _perform(self, effect: award.Effect) -> None:
-        trip = self._trip
+    def _perform(self, effect: award.Effect) -> None:  # noqa: C901 - one case an effect
         match effect:
             case award.SignAward():
                 self._sign(effect)
             case award.HandOver():
                 self._hand_over(effect)
             case award.ArmFirstToken():
-                due_us = (effect.at_ms - self._world.loop.now_ms) * 1_000
-                overdue = award.FirstTokenOverdue(at_ms=effect.at_ms, award=effect.award)
-                self._world.loop.after(due_us, self._in_award, overdue)
+                self._arm(effect)
             case award.ForwardPromise():
                 terms, provider, index = self._awards[effect.award]
                 promise = self._market.notary.verify(effect.inclusion)
                 self._send(index, provider.promised, effect.award, promise, terms)
             case award.Deliver():
-                if trip.first_us is None:
-                    trip.first_us = self._world.loop.now_us
+                self._trip.first_us = self._trip.first_us or self._world.loop.now_us
             case award.Abandon() | award.Cancel():
                 terms, provider, index = self._awards[effect.award]
                 self._market.forget(effect.award)
                 self._send(index, provider.cancel, effect.award, terms)
             case award.Settle():
-                receipt = sign(self._chain.key, effect.receipt).signed
-                settled = Settlement(award=effect.receipt.award, attestation=effect.attestation, receipt=receipt)
-                self._market.ledger.books.submit(self._home.index, self._chain.sign(settled), lambda _answer: None)
+                self._settle(effect)
             case award.Finish():
                 self._finished(effect)
             case award.Fail():
-                trip.fail(effect.refusal.message)
+                self._trip.fail(effect.refusal.message)
             case award.Start():
                 pass
+
+    def _arm(self, effect: award.ArmFirstToken) -> None:
+        due_us = (effect.at_ms - self._world.loop.now_ms) * 1_000
+        overdue = award.FirstTokenOverdue(at_ms=effect.at_ms, award=effect.award)
+        self._world.loop.after(due_us, self._in_award, overdue)
+
+    def _settle(self, effect: award.Settle) -> None:
+        receipt = sign(self._chain.key, effect.receipt).signed
+        body = Settlement(award=effect.receipt.award, attestation=effect.attestation, receipt=receipt)
+        self._market.ledger.books.submit(self._home.index, self._chain.sign(body), lambda _answer: None)
 
     def _send(self, index: int, action: Callable[..., None], *arguments: object) -> None:
         self._world.network.send(self._home.index, index, action, *arguments, reliable=True)

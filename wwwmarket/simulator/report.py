@@ -108,7 +108,7 @@ def _table(measured: Sequence[Row], column: str, value, form: str) -> str:  # ty
             found = [value(r) for r in measured if r.dispatch == rule and getattr(r, column) == head]
             values = [one for one in found if one is not None]
             if not values:
-                cells.append("–")
+                cells.append("-")
                 continue
             middle, half = interval(values)
             cells.append(form.format(middle) + (" ± " + form.format(half) if len(values) > 1 else ""))

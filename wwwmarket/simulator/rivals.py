@@ -25,7 +25,7 @@ class Rival:
         self.chance = world.chance(f"policy/{self.name}")
 
     def arrive(self, trip: Trip) -> None:
-        home = self.world.home(trip.request)
+        home = self.world.knock(trip)
         if home is None:
             trip.fail("no node is there")
         elif not self.world.eligible(trip.request):

@@ -81,6 +81,8 @@ class NodeTwin:
     believed: StepTimeModel
     up: bool = True
     running: set[Trip] = field(default_factory=set)
+    knocked: list[Trip] = field(default_factory=list)
+    """Requests that came in here: they go down with it."""
 
 
 class Policy(Protocol):
@@ -129,14 +131,15 @@ class World:
             if node.up and node.engine.fits(request.input_tokens, longest)
         ]
 
-    def home(self, request: Request) -> NodeTwin | None:
+    def knock(self, trip: Trip) -> NodeTwin | None:
         """Where the request's client knocks: its own node, or the next live one of the same model."""
-        node = self.nodes[request.origin]
-        if node.up:
-            return node
+        node = self.nodes[trip.request.origin]
         same = self.by_model[node.spec.serves]
         start = same.index(node)
-        return next((other for other in same[start:] + same[:start] if other.up), None)
+        home = next((other for other in same[start:] + same[:start] if other.up), None)
+        if home is not None:
+            home.knocked.append(trip)
+        return home
 
     def begin(self, policy: Policy, trips: Sequence[Trip]) -> None:
         """Schedule the arrivals, the departures and the comings."""
@@ -161,6 +164,8 @@ class World:
         if crash:
             self.network.down.add(node.index)
             node.engine.crash()
+            for trip in node.knocked:
+                trip.fail("its gateway crashed")
         policy.gone(node, crash=crash)
 
     def serve(self, trip: Trip, node: NodeTwin, home: NodeTwin) -> None:

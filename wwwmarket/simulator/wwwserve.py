@@ -90,19 +90,10 @@ class WwwServe(Rival):
         answers: dict[int, bool] = {}
         network, home = self.world.network, loop.node
 
-        def decided() -> None:
-            if not loop.queue or loop.queue[0] is not trip:
-                return
-            accepting = next((node for node in drawn if answers.get(node.index)), None)
-            if accepting is None:
-                self._next(loop)
-            else:
-                self._take(loop, accepting)
-
         def answered(node: NodeTwin, accepts: bool) -> None:  # noqa: FBT001 - a message
             answers[node.index] = accepts
             if len(answers) == len(drawn):
-                decided()
+                self._decide(loop, trip, drawn, answers)
 
         def probed(node: NodeTwin) -> None:
             free = not self._loops[node.index].queue and node.engine.usage < TARGET_USAGE
@@ -112,12 +103,22 @@ class WwwServe(Rival):
         def overdue() -> None:
             if len(answers) < len(drawn):
                 answers.update({node.index: False for node in drawn if node.index not in answers})
-                decided()
+                self._decide(loop, trip, drawn, answers)
 
         trip.messages += 2 * len(drawn)
         for node in drawn:
             network.send(home.index, node.index, probed, node)
         self.world.loop.after(PROBE_TIMEOUT_US, overdue)
+
+    def _decide(self, loop: _Loop, trip: Trip, drawn: list[NodeTwin], answers: dict[int, bool]) -> None:
+        """The first acceptor in the order of the draw, or another try at the next tick."""
+        if not loop.queue or loop.queue[0] is not trip:
+            return
+        accepting = next((node for node in drawn if answers[node.index]), None)
+        if accepting is None:
+            self._next(loop)
+        else:
+            self._take(loop, accepting)
 
 
 class WwwServeFast(WwwServe):
