@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _HELP: Final = """Measure the market against its rivals, into tables, plots and rows.
 
-"paper" repeats published settings; "market" lays traces over many nodes all over the world.
+"paper" repeats published settings; "market" lays traces over many nodes all over the world; "incentives" asks what
+a provider gains that is not truthful.
 
 \b
   wwwmarket experiment paper --seeds 5 --out results
@@ -28,6 +29,7 @@ _HELP: Final = """Measure the market against its rivals, into tables, plots and 
 class Which(StrEnum):
     paper = "paper"
     market = "market"
+    incentives = "incentives"
 
 
 def experiment(  # noqa: PLR0913 - a command's options
@@ -46,6 +48,9 @@ def experiment(  # noqa: PLR0913 - a command's options
 ) -> None:
     from wwwmarket.simulator import experiments
 
+    if which is Which.incentives:
+        _incentives(seeds, out, quick=quick, json=json)
+        return
     if which is Which.paper:
         cells = experiments.paper(seeds, quick=quick)
     else:
@@ -71,6 +76,20 @@ def experiment(  # noqa: PLR0913 - a command's options
 
 
 experiment.__doc__ = _HELP
+
+
+def _incentives(seeds: int, out: Path | None, *, quick: bool, json: bool) -> None:
+    from wwwmarket.simulator import incentives
+
+    gains: list[incentives.Gain] = []
+    for question in incentives.questions(seeds, quick=quick):
+        gains += incentives.answer(question)
+        say(f"{question.clients}, seed {question.seed}: {len(gains)} deviations")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "incentives.json").write_bytes(msgspec.json.format(msgspec.json.encode(gains), indent=1) + b"\n")
+        (out / "incentives.md").write_text(incentives.table(gains))
+    emit(gains if json else incentives.table(gains), json)
 
 
 def _groups(rows: "Sequence[Row]") -> "dict[tuple[str, int], list[Row]]":

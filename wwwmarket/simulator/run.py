@@ -38,6 +38,7 @@ class Served(Value):
     latency_us: int | None
     messages: int
     failed: str | None
+    executor: int | None = None
 
 
 class Run(Value):
@@ -138,6 +139,7 @@ def _served(trip: Trip) -> Served:
         latency_us=None if trip.finish_us is None else trip.finish_us - at_us,
         messages=trip.messages,
         failed=trip.failed,
+        executor=trip.executor,
     )
 
 
