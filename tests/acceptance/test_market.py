@@ -344,3 +344,8 @@ def test_go_verifies_the_exported_ledger(market, client, http, until, program, g
     bundle = next(path for path in sorted(first.rglob("*")) if path.is_file())
     bundle.write_bytes(bundle.read_bytes()[:-1] + b"?")
     assert go_verify(copy).returncode != 0
+
+
+def test_nodes_find_each_other(market, http, until):
+    """The founding node hears of every provider from the overlay, though nobody told it where they are."""
+    until(lambda: http.get("/v1/status").json()["peers"] >= 3, "three neighbours")

@@ -14,7 +14,7 @@ from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import Verified
 from wwwmarket.domain.book import ListedOffer
 from wwwmarket.domain.errors import Refusal
-from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Usage
 from wwwmarket.domain.records import Ask, Bid, Offer, Signed
 from wwwmarket.domain.shape import Value
@@ -25,6 +25,11 @@ class Candidate(Value):
 
     offer: EntryId
     listed: ListedOffer
+
+    @property
+    def node(self) -> NodeId:
+        """Where it is asked."""
+        return self.listed.offer.address.node
 
 
 class Opened(Value):

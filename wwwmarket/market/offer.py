@@ -4,6 +4,8 @@ It promises never to ask above its offer, never to ask for what it cannot carry,
 unknown. It knows nothing of other providers, and holds nothing for longer than it says.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import digest
@@ -97,6 +99,11 @@ class Seller:
     @property
     def in_flight(self) -> int:
         return self._in_flight
+
+    @property
+    def offers(self) -> Mapping[EntryId, Offer]:
+        """What stands on the ledger in this provider's name."""
+        return MappingProxyType(self._offers)
 
     def offered(self, offer: EntryId) -> Offer | None:
         return self._offers.get(offer)

@@ -164,7 +164,7 @@ class Answers:
             checkpoint_size=covered,
             ledger_time_ms=replica.state.now_ms,
             offers=len(offers),
-            peers=len({listed.offer.address.node for listed in offers} - {node.id}),
+            peers=len(node.neighbours.known.members),
             in_flight=node.buying.in_flight + selling,
             draining=node.draining,
             started_ms=node.started_ms,

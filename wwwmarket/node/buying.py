@@ -156,7 +156,8 @@ class Buying:
         own = [candidate for candidate in eligible if candidate.listed.offer.address.node == purse.node]
         others = [candidate for candidate in eligible if candidate.listed.offer.address.node != purse.node]
         first, second = purse.config.auction.neighbours_asked, purse.config.auction.reserves_asked
-        drawn = auction.draw(others, purse.entropy.bytes(32), first + second)
+        shuffled = auction.draw(others, purse.entropy.bytes(32), len(others))
+        drawn = purse.order(shuffled)[: first + second]
         return [*own[:1], *drawn[:first]], drawn[first:]
 
     def _may_win(self, bid: Bid, candidate: auction.Candidate) -> bool:

@@ -87,6 +87,7 @@ class Purse:
     entropy: Entropy
     config: NodeConfig
     candidates: Callable[[str], Sequence[auction.Candidate]]
+    order: Callable[[Sequence[auction.Candidate]], list[auction.Candidate]]
     available_micro: Callable[[AccountId], MicroCredits]
     cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
     settle: Callable[[AccountId, Settlement], None]

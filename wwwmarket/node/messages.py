@@ -25,6 +25,7 @@ from wwwmarket.domain.identity import EntryId, SealingKey
 from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.records import Ask, Attestation, Bid, Inclusion, Receipt, Signed
 from wwwmarket.domain.shape import Record
+from wwwmarket.overlay import records as overlay
 
 OPENING_BYTES_MAX: Final = 1_048_576
 """An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
@@ -126,7 +127,7 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Request: TypeAlias = AskRequest | Submit
+Request: TypeAlias = AskRequest | Submit | overlay.Message
 Answer: TypeAlias = AskAnswer | Decline | Submitted | Refused
 Opening: TypeAlias = Execute | Follow
 GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven

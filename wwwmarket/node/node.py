@@ -26,6 +26,7 @@ from wwwmarket.node.delivery import Purse, Recent
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
+from wwwmarket.node.neighbours import Neighbours
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
@@ -38,6 +39,7 @@ from wwwmarket.rules.state import Applied
 _log = logging.getLogger("wwwmarket.node")
 
 _REPLAY_ENTRIES: Final = 1_024
+_CONTACTS_MAX: Final = 8
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ class Node:
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
         self.author.add_key(self.world.key)
+        self.neighbours = Neighbours(
+            self.world.key, self.world.transport, self.world.clock, self.world.entropy, self._contacts()
+        )
         self.buying = Buying(self._purse())
         self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)
@@ -130,6 +135,13 @@ class Node:
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
         await self.author.resubmit()
+        self._run(self.neighbours.run())
+
+    def _contacts(self) -> list[NodeAddress]:
+        """Whom to join by: the operator, and after a restart those whose offers are on the ledger."""
+        known = [listed.offer.address for listed in self.replica.state.offers().values()]
+        first = [self._ledger.operator] if isinstance(self._ledger, Joining) else []
+        return [*first, *known][:_CONTACTS_MAX]
 
     async def sell(self, make: Callable[["Node"], Selling]) -> Selling:
         """Begin to sell: ``make`` builds the provider's half over this node."""
@@ -139,6 +151,7 @@ class Node:
         for offer, listed in self.replica.state.offers().items():
             if listed.provider == self.world.key.account:
                 selling.listed(offer, listed.offer)
+        self.neighbours.serve(selling.models())
         return selling
 
     async def wait_failed(self) -> None:
@@ -157,12 +170,14 @@ class Node:
                     await self.selling.drained()
         except TimeoutError:
             _log.warning("left with work in flight after %d ms", self.world.config.drain_ms)
+        await self.neighbours.leave()
 
     async def close(self) -> None:
         """Stop at once; what was promised is durable, and goes on at the next start."""
         await self.world.transport.close()
         if self._started:
             await self.buying.close()
+            await self.neighbours.close()
         if self._started and isinstance(self.submission, RemoteSubmission):
             await self.submission.close()
         for task in self._tasks:
@@ -268,6 +283,7 @@ class Node:
             entropy=world.entropy,
             config=world.config,
             candidates=self._candidates,
+            order=self.neighbours.order,
             available_micro=lambda account: self.replica.state.account(account).available_micro,
             cost_micro=settlement.payment,
             settle=self.settle,
@@ -314,16 +330,19 @@ class Node:
             self.selling.unlisted(row.id)
         elif row.value.provider == self.world.key.account:
             self.selling.listed(row.id, row.value.offer)
+        self.neighbours.serve(self.selling.models())
 
     async def _on_request(self, peer: NodeId, message: bytes) -> bytes:
         try:
-            answer = await self._answer(messages.read_request(message))
+            request = messages.read_request(message)
+            if isinstance(request, messages.AskRequest | messages.Submit):
+                return canonical.encode(await self._answer(request))
+            return self.neighbours.hear(peer, request, len(message))
         except Refusal as refusal:
             _log.debug("refused %s: %s", peer, refusal.message)
-            answer = messages.refused(refusal)
-        return canonical.encode(answer)
+            return canonical.encode(messages.refused(refusal))
 
-    async def _answer(self, request: messages.Request) -> messages.Answer:
+    async def _answer(self, request: messages.AskRequest | messages.Submit) -> messages.Answer:
         match request:
             case messages.AskRequest():
                 if self.selling is None:

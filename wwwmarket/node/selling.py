@@ -110,6 +110,10 @@ class Selling:
     def unlisted(self, name: EntryId) -> None:
         self._desk.seller.step(offer.OfferUnlisted(offer=name))
 
+    def models(self) -> list[str]:
+        """What is on offer here, by name."""
+        return sorted({terms.model.name for terms in self._desk.seller.offers.values()})
+
     @property
     def in_flight(self) -> int:
         return self._desk.seller.in_flight
