@@ -25,10 +25,10 @@ from wwwmarket.simulator.views import StaticViews, Views
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
 ASK_TIMEOUT_MS: Final = 600
-PATIENCE_PERCENT: Final = 150
+PATIENCE_PERCENT: Final = 200
 """A client rather has its answer late than not at all, up to this part of its objective; that is what it bids."""
-MARGIN_PPM: Final = 400_000
-"""Of what was bid: an objective met with less than a tenth to spare is worth a second round."""
+MARGIN_PPM: Final = 500_000
+"""Of what was bid: where nobody would meet the objective itself, a second round is held."""
 ALLOWANCE_MS: Final = 400
 """Of the objective for the auction, the handover and the way back: what providers do not see."""
 RETRIES: Final = 2
