@@ -50,6 +50,8 @@ class ExecutionConfig:
     response_bytes_max: int = 64 * 1024 * 1024
     output_tokens_default: int = 512
     """What is locked for when the client sets no maximum."""
+    piece_interval_ms: int = 10
+    """Pieces of one answer that come closer together than this travel as one: no reader sees it, every hop saves it."""
     piece_bytes_max: int = 512 * 1024
     """Sealed frames stay below the transport's limit."""
 

@@ -295,6 +295,7 @@ class _Serving:
         self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
         self._engine_task: asyncio.Task[None] | None = None
         self._receipt_seen = asyncio.Event()
+        self._piece_due_ms = 0.0
         self._output_tokens: int | None = None
         self._machine = execution.Executor(
             desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
@@ -337,9 +338,17 @@ class _Serving:
             await self._perform_all(effects)
             while not self._machine.over:
                 effects = self._machine.step(await self._events.get())
+                if any(isinstance(effect, execution.SendPiece) for effect in effects):
+                    await self._gather()
                 while not self._events.empty():
                     effects += self._machine.step(self._events.get_nowait())
                 await self._perform_all(execution.coalesced(effects))
+
+    async def _gather(self) -> None:
+        """Let pieces that come faster than anybody reads travel together; the first one never waits."""
+        clock = self._desk.clock
+        await clock.sleep_until_ms(self._piece_due_ms)
+        self._piece_due_ms = clock.monotonic_ms() + self._desk.config.execution.piece_interval_ms
 
     async def _stop_engine(self) -> None:
         if self._engine_task is not None:
