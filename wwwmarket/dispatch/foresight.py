@@ -135,25 +135,32 @@ class _Forward:
         self.context += known
 
 
-def foresee(
-    model: StepTimeModel, limits: EngineLimits, ahead: Sequence[Part], own: Part, *, grain: int = 1
+def foresee(  # noqa: PLR0913 - an engine, what is in it, and a request
+    model: StepTimeModel,
+    limits: EngineLimits,
+    decoding: Sequence[tuple[int, int]],
+    waiting: Sequence[Part],
+    own: Part,
+    *,
+    grain: int = 1,
 ) -> Seen | None:
-    """When ``own``, behind all that is ``ahead``, has its first token and its last; None where KV would run out.
+    """When ``own``, behind all others, has its first token and its last; None where KV would run out.
 
-    Ends of others are rounded up to ``grain`` tokens; that bounds the number of segments.
+    ``decoding`` are (tokens to come, tokens computed), ``waiting`` come after them in order. Ends of others are rounded
+    up to ``grain`` tokens; that bounds the number of segments.
     """
     forward = _Forward(model, limits)
-    queue: deque[list[int]] = deque()
-    decoding: list[tuple[int, int]] = []
-    for tokens, output_tokens, computed in ahead:
-        output = -(-output_tokens // grain) * grain
-        if computed and tokens == 1 and len(decoding) < limits.sequences_max:
-            decoding.append((output, computed + 1))
-        else:
-            queue.append([tokens, output, computed, 0])
-    forward.begin(decoding)
+    forward.begin(
+        [(-(-output // grain) * grain, computed + 1) for output, computed in decoding[: limits.sequences_max]]
+    )
     if forward.kv_tokens > limits.kv_tokens_max:
         return None
+    queue = deque(
+        [1, -(-output // grain) * grain, computed, 0] for output, computed in decoding[limits.sequences_max :]
+    )
+    queue.extend(
+        [part.input_tokens, -(-part.output_tokens // grain) * grain, part.computed_tokens, 0] for part in waiting
+    )
     queue.append([own.input_tokens, own.output_tokens, own.computed_tokens, 1])
     return _play(forward, queue, grain)
 

@@ -200,11 +200,19 @@ def _play(model: StepTimeModel, limits: EngineLimits, load: Load, input_tokens: 
     own = Part(max(2, input_tokens), output_tokens, 0)
     if own.input_tokens + output_tokens > limits.kv_tokens_max:
         raise TooLarge(f"{own.input_tokens} + {output_tokens} tokens are more than the KV cache holds")
-    ahead = [_part(work, limits.kv_tokens_max) for work in _ahead(load, input_tokens, output_tokens, limits)]
-    grain = max(1, output_tokens // GRAINS)
-    seen = foresee(model, limits, ahead, own, grain=grain)
+    ahead, room = _ahead(load, input_tokens, output_tokens, limits), limits.kv_tokens_max
+    decoding: list[tuple[int, int]] = []
+    waiting: list[Part] = []
+    for work in ahead:
+        left, context = work.output_tokens_left, work.context_tokens
+        if context > 0 and work.input_tokens_left <= 1 <= left < room - context:
+            decoding.append((left, context))
+        else:
+            waiting.append(_part(work, room))
+    seen = foresee(model, limits, decoding, waiting, own, grain=max(1, output_tokens // GRAINS))
     if seen is None:
-        return _step(BatchingEngine(model, limits), ahead, own, model.front_end_ms)
+        parts = [_part(work, room) for work in ahead]
+        return _step(BatchingEngine(model, limits), parts, own, model.front_end_ms)
     return Prediction(ttft_ms=ceil(seen.first_ms), finish_ms=ceil(seen.finish_ms))
 
 
@@ -254,9 +262,6 @@ def _ahead(load: Load, input_tokens: int, output_tokens: int, limits: EngineLimi
 
 def _part(work: Work, room: int) -> Part:
     """Work of others, cut to what can fit (it did fit, where it runs)."""
-    left, output, context = work.input_tokens_left, work.output_tokens_left, work.context_tokens
-    if context > 0 and left <= 1 <= output <= room - context - 1:
-        return Part(1, output, context)
-    context = max(0, min(context, room - 2))
-    left = max(1 if context else 2, min(left, room - 1 - context))
-    return Part(left, max(1, min(output, room - context - left)), context)
+    context = max(0, min(work.context_tokens, room - 2))
+    left = max(1 if context else 2, min(work.input_tokens_left, room - 1 - context))
+    return Part(left, max(1, min(work.output_tokens_left, room - context - left)), context)

@@ -39,7 +39,7 @@ def test_segments_end_when_the_engine_does(begun, waiting, own, slots):
     limits = EngineLimits(kv_tokens_max=200_000, sequences_max=slots)
     ahead = [*begun, *waiting]
     first, finish = play(limits, ahead, own)
-    seen = foresee(STEPS, limits, ahead, own)
+    seen = foresee(STEPS, limits, [(part.output_tokens, part.computed_tokens) for part in begun], waiting, own)
     assert abs(seen.first_ms - first) <= 0.03 * first
     assert abs(seen.finish_ms - finish) <= 0.03 * finish
 
@@ -47,5 +47,4 @@ def test_segments_end_when_the_engine_does(begun, waiting, own, slots):
 def test_an_exhausted_cache_is_not_guessed():
     """Where the KV cache would run out, nothing is said: the engine itself must be played."""
     limits = EngineLimits(kv_tokens_max=1_000, sequences_max=8)
-    ahead = [Part(1, 300, 400), Part(1, 300, 400)]
-    assert foresee(STEPS, limits, ahead, Part(100, 300, 0)) is None
+    assert foresee(STEPS, limits, [(300, 400), (300, 400)], [], Part(100, 300, 0)) is None
