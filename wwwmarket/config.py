@@ -36,8 +36,9 @@ class ExecutionConfig:
     silence_ms: int = 60_000
     """A started answer that says nothing for so long is broken."""
     bound_base_ms: int = 30_000
-    bound_factor: int = 10
-    """An execution is cut off at ``bound_base_ms`` plus this many times its predicted finish: later it is no answer."""
+    bound_factor: int = 5
+    """An execution is cut off at ``bound_base_ms`` plus this many times its predicted finish, were it as long as is
+    paid for: later it is no answer."""
     claim_after_ms: int = 5_000
     """Added to that bound: then the provider may settle without the client's receipt."""
     claim_window_ms: int = 60_000

@@ -420,9 +420,7 @@ def propose(  # noqa: PLR0913, PLR0917 - the columns of one record
     terms: Terms,
 ) -> Award:
     """The award of ``bid`` to ``winner`` at the clearing price, with its times: what the client signs."""
-    bound_ms = min(
-        terms.execution_max_ms, terms.bound_base_ms + terms.bound_factor * winner.ask.body.predicted_finish_ms
-    )
+    bound_ms = min(terms.execution_max_ms, terms.bound_base_ms + terms.bound_factor * _longest_ms(bid, winner))
     claim_after_ms = at_ms + bound_ms + terms.claim_after_ms
     return Award(
         bid=bid,
@@ -434,3 +432,10 @@ def propose(  # noqa: PLR0913, PLR0917 - the columns of one record
         claim_after_ms=claim_after_ms,
         expires_ms=claim_after_ms + terms.claim_window_ms,
     )
+
+
+def _longest_ms(bid: Bid, winner: Contender) -> Millis:
+    """When an answer of the maximum length would end, at the pace that was predicted for the expected length."""
+    ask = winner.ask.body
+    streaming_ms = max(0, ask.predicted_finish_ms - ask.predicted_ttft_ms)
+    return ask.predicted_ttft_ms + streaming_ms * bid.max_output_tokens // max(1, bid.expected_output_tokens)

@@ -26,13 +26,14 @@ class TokenBounds(Value):
     max_output_tokens: Tokens
 
 
-def estimate(*, prompt_bytes: int, messages: int, max_output_tokens: int) -> TokenBounds:
+def estimate(*, prompt_bytes: int, messages: int, expected_output_tokens: int, max_output_tokens: int) -> TokenBounds:
     """Tokens of a prompt of ``prompt_bytes`` in ``messages`` parts, answered with at most ``max_output_tokens``."""
+    most = min(max_output_tokens, TOKENS_MAX)
     bound = prompt_bytes + TEMPLATE_TOKENS_PER_MESSAGE_MAX * (messages + 1)
     likely = -(-prompt_bytes // BYTES_PER_TOKEN) + TEMPLATE_TOKENS_PER_MESSAGE * (messages + 1)
     return TokenBounds(
         input_tokens=min(likely, bound, TOKENS_MAX),
         max_input_tokens=min(bound, TOKENS_MAX),
-        expected_output_tokens=min(-(-max_output_tokens // 2), TOKENS_MAX),
-        max_output_tokens=min(max_output_tokens, TOKENS_MAX),
+        expected_output_tokens=min(expected_output_tokens, most),
+        max_output_tokens=most,
     )

@@ -117,10 +117,12 @@ class Buying:
 
     def _bid(self, purchase: Purchase, salt: bytes) -> Bid:
         purse, wants = self.purse, purchase.preferences
+        most = purchase.max_output_tokens or purse.config.execution.output_tokens_default
         tokens = estimate(
             prompt_bytes=purchase.prompt_bytes,
             messages=purchase.messages,
-            max_output_tokens=purchase.max_output_tokens or purse.config.execution.output_tokens_default,
+            expected_output_tokens=purse.lengths.expected(purchase.account, purchase.model, most).expected,
+            max_output_tokens=most,
         )
         now_ms = purse.clock.now_ms()
         available = purse.available_micro(purchase.account)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import VerifiedEntry
+from wwwmarket.dispatch.output_length import OutputLengths
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
@@ -95,6 +96,7 @@ class Purse:
     observe: Callable[[str, float], None]
     keep: Callable[[list[Change]], None]
     recent: Recent
+    lengths: OutputLengths
 
 
 class Decision(Value):
@@ -291,6 +293,7 @@ class Delivery:
         assert self._record is not None
         client = self._record.award.bid.client
         usage, attestation = effect.receipt.usage, effect.attestation.body
+        self._learn(usage, attestation)
         self._record = replace(
             self._record,
             outcome=attestation.outcome,
@@ -308,6 +311,15 @@ class Delivery:
                 client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
             )
         self._keep()
+
+    def _learn(self, usage: Usage, attestation: Attestation) -> None:
+        """How long this client's answers are; one that failed or was cancelled says nothing about that."""
+        if attestation.outcome != "completed":
+            return
+        bid = self._decision.bid
+        self._purse.lengths.observe(
+            bid.client, bid.model.name, usage.output_tokens, max_output_tokens=bid.max_output_tokens
+        )
 
     async def _finish(self, effect: award.Finish) -> None:
         assert self._record is not None

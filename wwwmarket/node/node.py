@@ -12,6 +12,7 @@ from typing import Final
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
+from wwwmarket.dispatch.output_length import OutputLengths
 from wwwmarket.domain.book import AwardRow, OfferRow
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
@@ -291,6 +292,7 @@ class Node:
             observe=self.measures.observe,
             keep=self._keep,
             recent=self.recent,
+            lengths=OutputLengths(),
         )
 
     def _candidates(self, model: str) -> list[auction.Candidate]:
