@@ -126,6 +126,19 @@ class Award(Record, tag="award/v1"):
     expires_ms: Millis
 
 
+class AsksReceived(Record, tag="asks-received/v1"):
+    """The auctioneer's word to those it asked: these asks of a bid came in time (digests, sorted), and this award of
+    the bid is what they came to.
+
+    ``award`` is None where it stands behind none: nobody could win, or the client chose otherwise.
+    """
+
+    bid: Digest
+    asks: Annotated[tuple[Digest, ...], Meta(max_length=64)]
+    award: EntryId | None
+    at_ms: Millis
+
+
 class Attestation(Record, tag="attestation/v1"):
     """The provider's account of one execution. Digests are over the exact bytes that travelled."""
 
@@ -207,6 +220,22 @@ class Entry(Value):
     prev: EntryId
     body: Raw
     signature: Signature
+
+
+Leaf: TypeAlias = Annotated[str, Meta(max_length=65_535)]
+"""The canonical text of an entry."""
+
+
+class Evidence(Record, tag="evidence/v1"):
+    """What shows that an auctioneer left an ask out or outbid it wrongly; ``market.evidence`` says whether it does.
+
+    ``award`` and ``offer`` are entries; the offer's is needed where the award lists the ask.
+    """
+
+    ask: Signed[Ask]
+    received: Signed[AsksReceived]
+    award: Leaf
+    offer: Leaf | None
 
 
 class Inclusion(Record, tag="inclusion/v1"):
