@@ -66,6 +66,14 @@ def test_the_market_survives(trouble):
     assert all((s.latency_us is None) != (s.failed is None) for s in run.served)
 
 
+@pytest.mark.parametrize("dispatch", POLICIES)
+def test_every_request_ends_under_churn(dispatch):
+    """When nodes crash, leave and come, every request still ends, under every rule."""
+    built = build(replace(SMALL, churn=0.3, requests=300), 7)
+    run = simulate(built.setup, built.requests, dispatch)
+    assert isinstance(run.outcome, Pass), run.outcome
+
+
 def test_a_winner_that_crashes_before_its_first_token_is_replaced():
     """Another answers when the winner is gone before its first token, and only the one that answers is paid."""
     built = build(replace(SMALL, nodes=4, requests=40), 2)

@@ -164,9 +164,9 @@ class Provider:
         self.seller = offer.Seller(
             key,
             self._knows,
+            Policy(floor_ppm=floor_ppm),
             hold_ms=HOLD_MS,
             asked_per_bid=setup.asked + setup.asked_more + 1,
-            floor_ppm=floor_ppm,
         )
         self.claims = settlement.Claims(client_first_ms=2_000, retry_ms=5_000)
         self.executions: dict[EntryId, Execution] = {}

@@ -11,6 +11,7 @@ from wwwmarket.domain.errors import TooLarge
 from wwwmarket.simulator.fleet import idle_ms
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
+PROBE_TIMEOUT_US: Final = 2_000_000
 POLL_US: Final = 1_000_000
 """How often the published central scheduler reads its engines' metrics."""
 
@@ -38,8 +39,9 @@ class Rival:
 
     def gone(self, node: NodeTwin, *, crash: bool) -> None:
         if crash:
-            for trip in sorted(node.running, key=lambda trip: trip.request.number):
+            for trip in node.assigned:
                 trip.fail("its node crashed")
+            node.assigned.clear()
             node.running.clear()
 
     def came(self, node: NodeTwin) -> None:
@@ -80,12 +82,19 @@ class PowerOfTwo(Rival):
             if len(answers) == len(pair):
                 self.world.serve(trip, min(answers, key=lambda answer: answer[:2])[2], home)
 
+        def overdue() -> None:
+            if trip.executor is None and answers:
+                self.world.serve(trip, answers[0][2], home)
+            elif trip.executor is None:
+                trip.fail("no probe was answered")
+
         def probed(node: NodeTwin, place: int) -> None:
             network.send(node.index, home.index, answered, node, node.engine.in_flight, place, reliable=True)
 
         for place, node in enumerate(pair):
             trip.messages += 2 * (node is not home)
             network.send(home.index, node.index, probed, node, place, reliable=True)
+        self.world.loop.after(PROBE_TIMEOUT_US, overdue)
 
 
 class StaleQueue(Rival):

@@ -81,6 +81,8 @@ class NodeTwin:
     believed: StepTimeModel
     up: bool = True
     running: set[Trip] = field(default_factory=set)
+    assigned: set[Trip] = field(default_factory=set)
+    """Those that run, and those on their way here."""
     knocked: list[Trip] = field(default_factory=list)
     """Requests that came in here: they go down with it."""
 
@@ -172,6 +174,10 @@ class World:
         """Send the request to a node and its answer back: what every rival does. One message, if it is another."""
         trip.executor = node.index
         trip.messages += node is not home
+        if node.index in self.network.down:
+            trip.fail("its node had crashed")
+            return
+        node.assigned.add(trip)
         self.network.send(home.index, node.index, self._run, trip, node, home, reliable=True)
 
     def _run(self, trip: Trip, node: NodeTwin, home: NodeTwin) -> None:
@@ -186,6 +192,7 @@ class World:
 
         def finish() -> None:
             node.running.discard(trip)
+            node.assigned.discard(trip)
             self.network.send(node.index, home.index, self._finish, trip, reliable=True)
 
         node.engine.submit(request.input_tokens, request.output_tokens, first, finish)

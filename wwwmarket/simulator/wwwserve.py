@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from wwwmarket.simulator.rivals import Rival
+from wwwmarket.simulator.rivals import PROBE_TIMEOUT_US, Rival
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
 OFFLOAD: Final = 0.8
@@ -16,7 +16,6 @@ ACCEPT: Final = 0.8
 QUEUE: Final = 0.2
 TARGET_USAGE: Final = 0.7
 PROBED: Final = 3
-PROBE_TIMEOUT_US: Final = 2_000_000
 
 
 @dataclass(eq=False)
