@@ -35,6 +35,7 @@ from wwwmarket.gateway.server import Server
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.market import execution, settlement
 from wwwmarket.market.offer import Seller
+from wwwmarket.market.policy import Policy
 from wwwmarket.node.answers import Answers
 from wwwmarket.node.forecasting import Forecasting
 from wwwmarket.node.node import Founding, Joining, Node, World
@@ -47,6 +48,7 @@ from wwwmarket.rules.registry import Registry
 NODE_KEY: Final = "node"
 _OPERATOR: Final = "operator"
 _SEALING: Final = "sealing"
+_OPEN: Final = Policy()
 _KV_TOKENS_PER_SEQUENCE: Final = 4_096
 """What an engine of unknown memory is taken to hold for each sequence on offer."""
 
@@ -78,8 +80,7 @@ class OfferSettings:
     slo: Slo
     sequences: int
     tokens_per_s: int
-    floor_ppm: int = 1_000_000
-    accept_ppm: int = 1_000_000
+    policy: Policy = _OPEN
     bond_micro: int = 0
     precision: str | None = None
     api_key: str | None = None
@@ -269,9 +270,9 @@ async def begin_selling(
                 seller=Seller(
                     world.key,
                     forecasting,
+                    offer.policy,
                     hold_ms=auctions.hold_ms,
                     asked_per_bid=auctions.neighbours_asked + 1,
-                    floor_ppm=offer.floor_ppm,
                 ),
                 claims=settlement.Claims(
                     client_first_ms=world.config.client_first_ms, retry_ms=world.config.claim_retry_ms
@@ -299,7 +300,7 @@ async def begin_selling(
         prices=offer.prices,
         capacity=capacity,
         promise=Promise(slo=offer.slo, percentile_ppm=950_000),
-        accept_ppm=offer.accept_ppm,
+        accept_ppm=offer.policy.accept_ppm,
         bond_micro=offer.bond_micro,
         valid_from_ms=0,
         valid_until_ms=0,

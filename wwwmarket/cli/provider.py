@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from msgspec.structs import replace
 
 from wwwmarket.cli.amounts import credits_text, parse_credits
 from wwwmarket.cli.client import GatewayClient
@@ -28,10 +29,12 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, fail, printable, say
+from wwwmarket.cli.policies import parse_policy
 from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, fields_of, find_running, run_until_told
 from wwwmarket.config import PRESETS
-from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.errors import Malformed, Refusal
 from wwwmarket.domain.quantity import Prices, Slo
+from wwwmarket.market.policy import Policy
 
 if TYPE_CHECKING:
     from wwwmarket.bootstrap import NodeSettings, OfferSettings, Running
@@ -49,14 +52,16 @@ _HELP: Final = """Sell an engine's idle capacity on a market, under your own pri
 _JOIN: Final = """Publish an offer for an engine, serve what it wins, and leave in order at Ctrl-C.
 
 Prices are credits per million tokens, exact decimals, and they are ceilings: an idle provider asks --ask-floor of them,
-and more as its sequences fill. --ttft-ms and --tpot-ms are what you promise for 95 of 100 requests. The engine is any
-OpenAI-compatible server, or "embedded": a llama.cpp with a small model, for trying things out.
+and more as its sequences fill. --policy says when it sells, to whom and how much: a preset (always, idle-only, night,
+wwwserve), or a TOML file; --ask-floor and --accept come before it. --ttft-ms and --tpot-ms are what you promise for 95
+of 100 requests. The engine is any OpenAI-compatible server, or "embedded": a llama.cpp with a small model, for trying
+things out.
 
 \b
   wwwmarket provider join --market http://10.0.0.5:8080 --engine http://127.0.0.1:8000 --model qwen3-8b \\
       --price-input 0.10 --price-cached-input 0.02 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
   wwwmarket provider join --market http://127.0.0.1:8080 --engine embedded \\
-      --price-input 0.05 --price-output 0.20 --ttft-ms 1000 --tpot-ms 50 --capacity 4 --ask-floor 0.8
+      --price-input 0.05 --price-output 0.20 --ttft-ms 1000 --tpot-ms 50 --capacity 4 --ask-floor 0.8 --policy night
 """
 
 _LEAVE: Final = """Ask the running provider to withdraw its offer, finish what is in flight, and leave.
@@ -102,12 +107,17 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         int | None,
         option("--tokens-per-s", "Output tokens per second over all of them; else what --tpot-ms comes to.", min=1),
     ] = None,
+    policy: Annotated[
+        Policy,
+        option("--policy", "When it sells, to whom, how much of it.", parser=parse_policy, metavar="PRESET|FILE"),
+    ] = "always",  # type: ignore[assignment] # typer parses defaults, too
     ask_floor: Annotated[
-        int, option("--ask-floor", "Share of the prices asked when idle.", parser=parse_share, metavar="SHARE")
-    ] = "0.5",  # type: ignore[assignment] # typer parses defaults, too
+        int | None,
+        option("--ask-floor", "Share of the prices asked when idle.", parser=parse_share, metavar="SHARE"),
+    ] = None,
     accept: Annotated[
-        int, option("--accept", "Share of bids that are answered.", parser=parse_share, metavar="SHARE")
-    ] = "1.0",  # type: ignore[assignment] # typer parses defaults, too
+        int | None, option("--accept", "Share of bids that are answered.", parser=parse_share, metavar="SHARE")
+    ] = None,
     bond: Annotated[
         int, option("--bond", "Credits that stand for the promises.", parser=parse_credits, metavar="CREDITS")
     ] = "0",  # type: ignore[assignment] # typer parses defaults, too
@@ -140,8 +150,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         slo=Slo(ttft_ms=ttft_ms, tpot_ms=tpot_ms),
         sequences=capacity,
         tokens_per_s=tokens_per_s or max(1, capacity * 1_000 // tpot_ms),
-        floor_ppm=ask_floor,
-        accept_ppm=accept,
+        policy=_adjusted(policy, ask_floor, accept),
         bond_micro=bond,
         precision=precision,
         api_key=_engine_key(api_key_env),
@@ -227,6 +236,15 @@ def _running(data: Path | None) -> Serving:
         if client.get("/v1/status", NodeStatus).account != serving.account:
             fail(f"what answers at {serving.gateway} is not the provider of {serving.data}")
     return serving
+
+
+def _adjusted(policy: Policy, floor_ppm: int | None, accept_ppm: int | None) -> Policy:
+    """The command line comes before the policy."""
+    given = {"floor_ppm": floor_ppm, "accept_ppm": accept_ppm}
+    try:
+        return replace(policy, **{name: share for name, share in given.items() if share is not None})
+    except Malformed as refusal:
+        raise typer.BadParameter(refusal.message, param_hint="--ask-floor") from None
 
 
 def _engine_key(variable: str | None) -> str | None:

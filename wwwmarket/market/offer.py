@@ -10,8 +10,8 @@ from typing import Final, Protocol, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, sign
-from wwwmarket.domain.identity import Digest, EntryId
-from wwwmarket.domain.quantity import Count, Millis, Prices
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.quantity import Count, Millis, PartsPerMillion, Prices
 from wwwmarket.domain.records import Ask, Bid, Offer
 from wwwmarket.domain.shape import Value
 
@@ -29,13 +29,41 @@ class Forecaster(Protocol):
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> Forecast | None: ...
 
 
+class Picture(Value):
+    """A provider at the moment when a bid comes, as far as its policy may go by it. Work is counted in sequences."""
+
+    at_ms: Millis
+    client: AccountId
+    sold: Count
+    own_running: Count
+    own_waiting: Count
+    sequences: Count
+
+
+class Policy(Protocol):
+    """The provider's own rules (``market.policy``)."""
+
+    def decide(self, picture: Picture) -> str | None:
+        """None: accept. Otherwise why not."""
+        ...
+
+    def price_ppm(self, sold: Count, sequences: Count) -> PartsPerMillion:
+        """The share of the list prices to ask for at this load."""
+        ...
+
+
 class BidReceived(Value):
-    """``chance_ppm`` is uniform in [0, 1,000,000): it decides acceptance where the policy accepts a share only."""
+    """``chance_ppm`` is uniform in [0, 1,000,000): it decides acceptance where the offer accepts a share only.
+
+    ``own_running`` and ``own_waiting`` are the engine's sequences that are not the market's.
+    """
 
     at_ms: Millis
     bid: Verified[Bid]
     offer: EntryId
     chance_ppm: Count
+    own_running: Count = 0
+    own_waiting: Count = 0
 
 
 class OfferListed(Value):
@@ -81,16 +109,16 @@ HOLDS_MAX: Final = 4_096
 
 
 class Seller:
-    """``floor_ppm`` is the share of its list prices at which an idle provider asks; the price rises with its load."""
+    """``policy`` decides whether it asks at all, and for which share of its list prices."""
 
     def __init__(
-        self, key: KeyPair, forecaster: Forecaster, *, hold_ms: int, asked_per_bid: int, floor_ppm: int = WHOLE_PPM
+        self, key: KeyPair, forecaster: Forecaster, policy: Policy, *, hold_ms: int, asked_per_bid: int
     ) -> None:
         self._key = key
         self._forecaster = forecaster
         self._hold_ms = hold_ms
         self._asked_per_bid = asked_per_bid
-        self._floor_ppm = floor_ppm
+        self._policy = policy
         self._offers: dict[EntryId, Offer] = {}
         self._holds: dict[Digest, Millis] = {}
         self._in_flight = 0
@@ -180,12 +208,21 @@ class Seller:
             return f"all {offer.capacity.sequences} sequences on offer are busy"
         if event.chance_ppm >= offer.accept_ppm:
             return "the provider's policy accepts a share of bids only"
-        return None
+        return self._policy.decide(self._picture(offer, event))
+
+    def _picture(self, offer: Offer, event: BidReceived) -> Picture:
+        return Picture(
+            at_ms=event.at_ms,
+            client=event.bid.body.client,
+            sold=self._in_flight,
+            own_running=event.own_running,
+            own_waiting=event.own_waiting,
+            sequences=offer.capacity.sequences,
+        )
 
     def _prices(self, offer: Offer) -> Prices:
-        """From the floor when idle to the list price when full, in equal steps; rounded up, never above the list."""
-        load_ppm = WHOLE_PPM * self._in_flight // offer.capacity.sequences
-        share_ppm = self._floor_ppm + (WHOLE_PPM - self._floor_ppm) * min(load_ppm, WHOLE_PPM) // WHOLE_PPM
+        """The policy's share of the list prices, rounded up, never above the list."""
+        share_ppm = min(self._policy.price_ppm(self._in_flight, offer.capacity.sequences), WHOLE_PPM)
         listed = offer.prices
         return Prices(
             input_micro_per_mtok=-(-listed.input_micro_per_mtok * share_ppm // WHOLE_PPM),

@@ -32,7 +32,7 @@ class _Job:
 
 
 class Forecasting:
-    """Implements ``market.offer.Forecaster``."""
+    """Implements ``market.offer.Forecaster``. ``others_*`` count sequences that came from elsewhere."""
 
     def __init__(self, engine: Engine, model: LearntLatency, clock: Clock, *, poll_ms: int) -> None:
         self._engine = engine
@@ -40,8 +40,8 @@ class Forecasting:
         self._clock = clock
         self._poll_ms = poll_ms
         self._jobs: dict[EntryId, _Job] = {}
-        self._others_running = 0
-        self._others_waiting = 0
+        self.others_running = 0
+        self.others_waiting = 0
         self._kv_usage_ppm: int | None = None
         self._known_until_ms = 0.0
 
@@ -69,8 +69,8 @@ class Forecasting:
     def _took(self, state: EngineState, ours: int) -> None:
         """What the engine counts beyond our own work is somebody else's, and stays so until the next poll."""
         others = max(0, state.running + state.waiting - ours)
-        self._others_running = min(others, state.running)
-        self._others_waiting = others - self._others_running
+        self.others_running = min(others, state.running)
+        self.others_waiting = others - self.others_running
         self._kv_usage_ppm = state.kv_usage_ppm
         self._known_until_ms = self._clock.monotonic_ms() + (POLLS_MISSED_MAX + 1) * self._poll_ms
 
@@ -82,8 +82,8 @@ class Forecasting:
         running = sum(1 for job in self._jobs.values() if job.first_ms is not None)
         hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
         load = Load(
-            running=self._others_running + running,
-            waiting=self._others_waiting + len(self._jobs) - running,
+            running=self.others_running + running,
+            waiting=self.others_waiting + len(self._jobs) - running,
             kv_usage_ppm=self._kv_usage_ppm,
             work=work,
             holds=(hold,) * held,
@@ -101,7 +101,7 @@ class Forecasting:
             output_tokens=output_tokens,
             begun_ms=self._clock.monotonic_ms(),
             ahead_tokens=ahead + input_tokens,
-            concurrency=len(self._jobs) + 1 + self._others_running,
+            concurrency=len(self._jobs) + 1 + self.others_running,
         )
 
     def said(self, award: EntryId) -> None:
@@ -122,7 +122,7 @@ class Forecasting:
         seen = Observation(
             input_tokens_ahead=job.ahead_tokens,
             output_tokens=output_tokens,
-            concurrency=max(1, (job.concurrency + len(self._jobs) + 1 + self._others_running) // 2),
+            concurrency=max(1, (job.concurrency + len(self._jobs) + 1 + self.others_running) // 2),
             ttft_ms=max(1, round(job.first_ms - job.begun_ms)),
             finish_ms=max(1, round(now_ms - job.begun_ms)),
         )

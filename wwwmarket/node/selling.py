@@ -140,6 +140,8 @@ class Selling:
                 bid=bid,
                 offer=request.offer,
                 chance_ppm=self._desk.entropy.below(1_000_000),
+                own_running=self._desk.forecasting.others_running,
+                own_waiting=self._desk.forecasting.others_waiting,
             )
         )
         (effect,) = effects

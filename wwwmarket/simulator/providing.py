@@ -18,7 +18,7 @@ from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo, Usage
 from wwwmarket.domain.records import Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise, Settlement, Signed
 from wwwmarket.domain.shape import Record
-from wwwmarket.market import execution, offer, settlement
+from wwwmarket.market import execution, offer, policy, settlement
 from wwwmarket.simulator.books import ORIGIN, Books
 from wwwmarket.simulator.engines import Seen
 from wwwmarket.simulator.events import EPOCH_MS
@@ -164,7 +164,7 @@ class Provider:
         self.seller = offer.Seller(
             key,
             self._knows,
-            Policy(floor_ppm=floor_ppm),
+            policy.Policy(floor_ppm=floor_ppm),
             hold_ms=HOLD_MS,
             asked_per_bid=setup.asked + setup.asked_more + 1,
         )

@@ -20,6 +20,7 @@ from wwwmarket.domain.errors import Conflict, Forbidden, Stale, Unauthorised
 from wwwmarket.domain.model import ModelRequirement
 from wwwmarket.domain.records import Capacity
 from wwwmarket.market import execution, offer
+from wwwmarket.market.policy import Policy
 
 OFFER = named("offer")
 HOLD_MS = 300
@@ -41,17 +42,24 @@ class Oracle:
 
 
 def make_seller(
-    oracle: Oracle | None = None, *, sequences: int = 4, floor_ppm: int = 1_000_000, **terms
+    oracle: Oracle | None = None,
+    *,
+    sequences: int = 4,
+    floor_ppm: int = 1_000_000,
+    policy: Policy | None = None,
+    **terms,
 ) -> offer.Seller:
-    seller = offer.Seller(PROVIDER, oracle or Oracle(), hold_ms=HOLD_MS, asked_per_bid=4, floor_ppm=floor_ppm)
+    policy = policy or Policy(floor_ppm=floor_ppm)
+    seller = offer.Seller(PROVIDER, oracle or Oracle(), policy, hold_ms=HOLD_MS, asked_per_bid=4)
     listed = make_offer(capacity=Capacity(sequences=sequences, tokens_per_s=1_000), **terms)
     seller.step(offer.OfferListed(offer=OFFER, terms=listed))
     return seller
 
 
 def put(seller: offer.Seller, *, at_ms: int = NOW, name: str = OFFER, chance_ppm: int = 0, signer=CLIENT, **changes):
+    own = {work: changes.pop(work) for work in ("own_running", "own_waiting") if work in changes}
     bid = sign(signer, make_bid(**changes))
-    (effect,) = seller.step(offer.BidReceived(at_ms=at_ms, bid=bid, offer=name, chance_ppm=chance_ppm))
+    (effect,) = seller.step(offer.BidReceived(at_ms=at_ms, bid=bid, offer=name, chance_ppm=chance_ppm, **own))
     return effect
 
 
@@ -159,6 +167,16 @@ def test_the_price_rises_with_the_load():
         seller.step(offer.ExecutionStarted(bid=named("bid")))
     assert seen == [300_000, 375_000, 450_000, 525_000]
     assert max(seen) <= make_offer().prices.output_micro_per_mtok
+
+
+def test_the_policy_has_the_last_word():
+    """What the provider's own rules forbid is declined, for their reason; they see own work and what is sold."""
+    assert "does not serve" in put(make_seller(policy=Policy(never=frozenset({CLIENT.account})))).reason
+    seller = make_seller(policy=Policy(share_ppm=250_000, own_waiting_max=0))
+    assert "traffic is waiting" in put(seller, own_waiting=1).reason
+    assert isinstance(put(seller, own_running=2), offer.AskSent)
+    seller.step(offer.ExecutionStarted(bid=named("bid")))
+    assert "for sale" in put(seller).reason
 
 
 def test_an_execution_ends_once():
