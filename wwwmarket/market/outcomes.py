@@ -45,7 +45,7 @@ class AskOutcome(Value):
 class AskMade(Value):
     at_ms: Millis
     bid: Bid
-    ask: Verified[Ask]
+    ask: Signed[Ask]
     terms: Offer
 
 
@@ -217,14 +217,14 @@ class Outcomes:
             asked.outcome = outcome
             effects.append(Concluded(outcome=outcome))
             if fault is not None and auction.received is not None:
-                ask, received = asked.made.ask.signed, auction.received.signed
+                ask, received = asked.made.ask, auction.received.signed
                 effects.append(Accuse(ask=ask, received=received, award_index=fault.index))
         return effects
 
     def _judge(self, auction: _Auction, asked: _Asked) -> tuple[AskOutcome | None, AwardSeen | None]:
         """The verdict by what is known now, None while more may come; and the award that is at fault."""
         awards = sorted(auction.awards.values(), key=lambda seen: seen.index)
-        won = next((seen for seen in awards if seen.award.winner == asked.made.ask.signed), None)
+        won = next((seen for seen in awards if seen.award.winner == asked.made.ask), None)
         if won is not None:
             return self._outcome(auction, asked, "won", won, "the award is to this ask"), None
         acknowledged, named = _standing_behind(auction, asked)

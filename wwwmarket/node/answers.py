@@ -13,16 +13,18 @@ from wwwmarket.domain.book import ListedOffer, OpenAward
 from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import MicroCredits
-from wwwmarket.domain.records import Bid, Inclusion, Signed, Transfer
+from wwwmarket.domain.records import Bid, Evidence, Inclusion, Signed, Transfer
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
 from wwwmarket.node.delivery import AWARD, AwardRecord, Decision
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.node import Node
+from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.service import (
     AccountView,
     ApiKeyView,
+    AsksView,
     Counters,
     DeliveryEvent,
     Explanation,
@@ -115,6 +117,17 @@ class Answers:
     async def recent_awards(self, limit: int) -> Sequence[Explanation]:
         kept = await self._node.world.records.scan(AWARD, newest_first=True, limit=limit)
         return [self._explanation(_read(body)) for _, body in kept]
+
+    def asks(self, limit: int) -> AsksView:
+        return self._reviewing().view(limit)
+
+    async def evidence(self, ask: Digest) -> Evidence:
+        return await self._reviewing().evidence(ask)
+
+    def _reviewing(self) -> Reviewing:
+        if self._node.reviewing is None:
+            raise NotFound("this node sells nothing")
+        return self._node.reviewing
 
     async def receipt(self, award: EntryId) -> ReceiptView:
         record = await self._record(award)

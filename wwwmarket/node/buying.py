@@ -102,8 +102,10 @@ class Buying:
         """Execute an award that its client signed itself; there is one attempt, since another needs another signature.
 
         Raises:
-            Conflict: the award's winner was not eligible in this auction.
+            Conflict: the award's winner was not eligible in this auction, or it leaves out an ask.
         """
+        if terms.asks != decision.decided.digests:
+            raise Conflict("the award does not list the asks that its auction received", param="asks")
         winning = [one for one in self._contenders(decision) if one.ask.signed == terms.winner]
         if not winning:
             raise Conflict("the award's winner did not win this auction", param="winner")
@@ -157,10 +159,13 @@ class Buying:
             raise self._why_nobody(bid, wanted)
         own = [candidate for candidate in eligible if candidate.listed.offer.address.node == purse.node]
         others = [candidate for candidate in eligible if candidate.listed.offer.address.node != purse.node]
-        first, second = purse.config.auction.neighbours_asked, purse.config.auction.reserves_asked
+        terms = purse.config.auction
         shuffled = auction.draw(others, purse.entropy.bytes(32), len(others))
-        drawn = purse.order(shuffled)[: first + second]
-        return [*own[:1], *drawn[:first]], drawn[first:]
+        ranked: Sequence[auction.Candidate] = purse.order(shuffled)
+        if purse.entropy.below(auction.WHOLE_PPM) < terms.newcomer_ppm:
+            ranked = auction.seat_newcomer(ranked, terms.neighbours_asked, purse.is_newcomer)
+        first, second = ranked[: terms.neighbours_asked], ranked[terms.neighbours_asked :]
+        return [*own[:1], *first], second[: terms.reserves_asked]
 
     def _may_win(self, bid: Bid, candidate: auction.Candidate) -> bool:
         offer = candidate.listed.offer
@@ -224,7 +229,7 @@ class Buying:
         if address.node == purse.node:
             if purse.selling is None:
                 raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
-            return purse.selling.answer(request)
+            return purse.ask_self(request)
         timeout_ms = purse.config.auction.ask_timeout_ms
         reply = await purse.transport.request(address, canonical.encode(request), timeout_ms=timeout_ms)
         return messages.read_answer(reply)

@@ -81,6 +81,7 @@ class Purse:
     node: NodeId
     transport: Transport
     selling: Selling | None
+    ask_self: Callable[[messages.AskRequest], messages.Answer]
     author: Author
     rule: AwardV1
     store: RecordStore
@@ -89,6 +90,7 @@ class Purse:
     config: NodeConfig
     candidates: Callable[[str], Sequence[auction.Candidate]]
     order: Callable[[Sequence[auction.Candidate]], list[auction.Candidate]]
+    is_newcomer: Callable[[AccountId], bool]
     available_micro: Callable[[AccountId], MicroCredits]
     cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
     settle: Callable[[AccountId, Settlement], None]
@@ -96,6 +98,7 @@ class Purse:
     observe: Callable[[str, float], None]
     keep: Callable[[list[Change]], None]
     recent: Recent
+    acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
     lengths: OutputLengths
 
 
@@ -236,7 +239,15 @@ class Delivery:
                 attempt=attempt,
             )
         )
+        if attempt == 1:
+            self._acknowledge(entry.id, terms)
         self._help(self._await_promise(entry.id, inclusion))
+
+    def _acknowledge(self, name: EntryId, terms: Award) -> None:
+        """This node stands behind the auction's own award; not behind a client's other choice, nor behind failovers."""
+        decided = self._decision.decided
+        best = terms.winner == decided.standings[0].ask.signed
+        self._purse.acknowledge(self._decision.bid, decided.judged, name if best else None)
 
     async def _await_promise(self, name: EntryId, inclusion: Included) -> None:
         try:

@@ -23,7 +23,7 @@ from wwwmarket.domain.errors import (
 )
 from wwwmarket.domain.identity import EntryId, SealingKey
 from wwwmarket.domain.quantity import Count, Millis
-from wwwmarket.domain.records import Ask, Attestation, Bid, Inclusion, Receipt, Signed
+from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclusion, Receipt, Signed
 from wwwmarket.domain.shape import Record
 from wwwmarket.overlay import records as overlay
 
@@ -31,6 +31,8 @@ OPENING_BYTES_MAX: Final = 1_048_576
 """An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
 FIRST_PART_BYTES_MAX: Final = 262_144
 """Of a request, in an opening."""
+RECEIPTS_MAX: Final = 32
+"""In one message: with the 64 asks that a receipt may list it stays under 160 KiB."""
 
 _Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 _Leaf: TypeAlias = Annotated[str, Meta(max_length=canonical.ENTRY_BYTES_MAX)]
@@ -48,6 +50,16 @@ class AskAnswer(Record, tag="ask-answer/v1"):
 class Decline(Record, tag="decline/v1"):
     reason: _Text
     retry_after_ms: Millis
+
+
+class Acknowledge(Record, tag="acknowledge/v1"):
+    """From an auctioneer to one that it asked, some time after the auctions: what they received and came to."""
+
+    receipts: Annotated[tuple[Signed[AsksReceived], ...], Meta(max_length=RECEIPTS_MAX)]
+
+
+class Acknowledged(Record, tag="acknowledged/v1"):
+    pass
 
 
 class Submit(Record, tag="submit/v1"):
@@ -127,8 +139,8 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Request: TypeAlias = AskRequest | Submit | overlay.Message
-Answer: TypeAlias = AskAnswer | Decline | Submitted | Refused
+Request: TypeAlias = AskRequest | Acknowledge | Submit | overlay.Message
+Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Refused
 Opening: TypeAlias = Execute | Follow
 GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven
 

@@ -21,6 +21,7 @@ from wwwmarket.ledger.checkpoint import open_checkpoint
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.market import auction
 from wwwmarket.node import messages
+from wwwmarket.node.acknowledging import Acknowledging
 from wwwmarket.node.author import Author, Submission
 from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse, Recent
@@ -29,6 +30,7 @@ from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.neighbours import Neighbours
 from wwwmarket.node.replica import Replica
+from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.ports.clock import Clock, Entropy
@@ -83,6 +85,7 @@ class Node:
         self.started_ms: Final = world.clock.now_ms()
         self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
+        self.reviewing: Reviewing | None = None
         self.draining = False
         self._started = False
         self._ledger = ledger
@@ -121,10 +124,14 @@ class Node:
         self.neighbours = Neighbours(
             self.world.key, self.world.transport, self.world.clock, self.world.entropy, self._contacts()
         )
+        self.acknowledging = Acknowledging(
+            self.world.key, self.world.transport, self.world.clock, self._address_of, self._acknowledged
+        )
         self.buying = Buying(self._purse())
         self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)
         self._run(self._react())
+        self._run(self.acknowledging.run())
         if self.sequencer is not None:
             self._run(self.sequencer.run())
             await self._found(self.sequencer)
@@ -148,7 +155,13 @@ class Node:
         """Begin to sell: ``make`` builds the provider's half over this node."""
         selling = make(self)
         self.selling = self.buying.purse.selling = selling
+        world = self.world
+        self.reviewing = Reviewing(
+            world.registry.award_v1, world.records, world.ledger, world.clock, world.config, self.measures.count
+        )
         await selling.restore()
+        await self.reviewing.restore()
+        self._run(self.reviewing.run())
         for offer, listed in self.replica.state.offers().items():
             if listed.provider == self.world.key.account:
                 selling.listed(offer, listed.offer)
@@ -277,6 +290,7 @@ class Node:
             node=self.id,
             transport=world.transport,
             selling=None,
+            ask_self=lambda request: self._ask(self.id, request),
             author=self.author,
             rule=world.registry.award_v1,
             store=world.records,
@@ -285,6 +299,7 @@ class Node:
             config=world.config,
             candidates=self._candidates,
             order=self.neighbours.order,
+            is_newcomer=self.replica.is_newcomer,
             available_micro=lambda account: self.replica.state.account(account).available_micro,
             cost_micro=settlement.payment,
             settle=self.settle,
@@ -292,6 +307,7 @@ class Node:
             observe=self.measures.observe,
             keep=self._keep,
             recent=self.recent,
+            acknowledge=self.acknowledging.acknowledge,
             lengths=OutputLengths(),
         )
 
@@ -314,6 +330,8 @@ class Node:
                     self._offer_changed(row)
             closed = [row.id for row in rows if isinstance(row, AwardRow) and row.value is None]
             self._wake(closed)
+            if self.reviewing is not None:
+                self.reviewing.seen(applied)
             if self.selling is not None:
                 await self.selling.closed(closed)
                 if any(isinstance(one.checked.body, Mark) for one in applied):
@@ -337,25 +355,47 @@ class Node:
     async def _on_request(self, peer: NodeId, message: bytes) -> bytes:
         try:
             request = messages.read_request(message)
-            if isinstance(request, messages.AskRequest | messages.Submit):
-                return canonical.encode(await self._answer(request))
+            if isinstance(request, messages.AskRequest | messages.Acknowledge | messages.Submit):
+                return canonical.encode(await self._answer(peer, request))
             return self.neighbours.hear(peer, request, len(message))
         except Refusal as refusal:
             _log.debug("refused %s: %s", peer, refusal.message)
             return canonical.encode(messages.refused(refusal))
 
-    async def _answer(self, request: messages.AskRequest | messages.Submit) -> messages.Answer:
+    async def _answer(
+        self, peer: NodeId, request: messages.AskRequest | messages.Acknowledge | messages.Submit
+    ) -> messages.Answer:
         match request:
             case messages.AskRequest():
-                if self.selling is None:
-                    raise NotFound("this node sells nothing")
+                answer = self._ask(peer, request)
                 self.measures.count("bids_received_total")
-                return self.selling.answer(request)
+                return answer
+            case messages.Acknowledge():
+                if self.reviewing is None:
+                    raise NotFound("this node sells nothing")
+                return self.reviewing.heard(peer, request)
             case messages.Submit():
                 if self.sequencer is None:
                     raise NotFound("this node does not order the ledger")
                 inclusion = self.sequencer.submit(signing.open_entry(request.leaf.encode()))
                 return messages.Submitted(inclusion=(await inclusion).signed)
+
+    def _ask(self, peer: NodeId, request: messages.AskRequest) -> messages.Answer:
+        """Raises NotFound."""
+        if self.selling is None or self.reviewing is None:
+            raise NotFound("this node sells nothing")
+        answer = self.selling.answer(request)
+        self.reviewing.asked(peer, request, answer, self.selling.desk.seller.offered(request.offer))
+        return answer
+
+    def _address_of(self, offer: EntryId) -> NodeAddress | None:
+        listed = self.replica.state.offer(offer)
+        return None if listed is None else listed.offer.address
+
+    def _acknowledged(self, message: messages.Acknowledge) -> None:
+        """Of this node's own asks, in its own auctions."""
+        if self.reviewing is not None:
+            self.reviewing.heard(self.id, message)
 
     async def _on_stream(self, stream: Stream, opening: bytes) -> None:
         try:

@@ -6,13 +6,14 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 from msgspec import Meta
 
 from wwwmarket.domain.book import Account, ListedOffer, OpenAward
-from wwwmarket.domain.identity import AccountId, EntryId, NodeId
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.model import ModelName, Precision
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Tokens, Usage
 from wwwmarket.domain.records import (
     Attestation,
     Award,
     Bid,
+    Evidence,
     Inclusion,
     NodeAddress,
     Receipt,
@@ -20,6 +21,7 @@ from wwwmarket.domain.records import (
 )
 from wwwmarket.domain.shape import Value
 from wwwmarket.market.auction import JudgedAsk
+from wwwmarket.market.outcomes import AskOutcome
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
 
 
@@ -109,6 +111,20 @@ class ReceiptView(Value):
     settlement_index: Count | None
 
 
+class AsksView(Value):
+    """What became of this provider's latest asks. ``verdicts`` counts them; ``latest`` are the last ones, the newest
+    first; ``evidence`` names the asks about which there is proof of a fault.
+
+    ``median_gap_micro`` is by how much the score of a lost ask was above the winner's, at the median.
+    """
+
+    asks: Count
+    verdicts: dict[str, Count]
+    median_gap_micro: MicroCredits | None
+    latest: tuple[AskOutcome, ...]
+    evidence: tuple[Digest, ...]
+
+
 class ApiKeyView(Value):
     """An API key without its secret. ``account`` is its sub-account on the ledger: its budget is that balance."""
 
@@ -191,6 +207,14 @@ class Service(Protocol):
     async def explain(self, award: EntryId) -> Explanation: ...
     async def receipt(self, award: EntryId) -> ReceiptView: ...
     async def recent_awards(self, limit: int) -> Sequence[Explanation]: ...
+    def asks(self, limit: int) -> AsksView:
+        """Why this provider's asks won or lost. Raises NotFound where it sells nothing."""
+        ...
+
+    async def evidence(self, ask: Digest) -> Evidence:
+        """The proof that an ask was left out or outbid wrongly. Raises NotFound."""
+        ...
+
     def account(self, account: AccountId) -> AccountView: ...
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]: ...
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]: ...

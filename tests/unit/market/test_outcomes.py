@@ -16,7 +16,7 @@ from wwwmarket.market import outcomes
 from wwwmarket.market.outcomes import Accuse, AskMade, AwardSeen, Concluded, ReceiptArrived, TimeMoved
 
 PATIENCE_MS, KEPT_MS = 10_000, 60_000
-MADE = AskMade(at_ms=NOW, bid=BID, ask=ASK, terms=make_offer())
+MADE = AskMade(at_ms=NOW, bid=BID, ask=ASK.signed, terms=make_offer())
 OVERDUE = TimeMoved(at_ms=NOW + PATIENCE_MS)
 HONEST = sign_entry(CLIENT, seq=0, prev=NO_ENTRY, body=make_award(BID, ASK, make_offer(), None, asks=BOTH))
 
@@ -47,7 +47,7 @@ def test_the_winner_knows_at_once():
 
 def test_the_loser_learns_both_scores():
     """An honest award needs no receipt: whoever reads it can compute why."""
-    made = AskMade(at_ms=NOW, bid=BID, ask=WORSE, terms=make_offer())
+    made = AskMade(at_ms=NOW, bid=BID, ask=WORSE.signed, terms=make_offer())
     _, (outcome,), accused = played(made, seen(HONEST), OVERDUE)
     assert (outcome.verdict, accused) == ("lost", [])
     assert (outcome.score, outcome.winner_score) == (RULE.score(BID, WORSE.body), RULE.score(BID, ASK.body))
@@ -95,7 +95,7 @@ def test_where_nothing_was_awarded_nobody_lost():
 
 def test_a_failover_turns_a_loss_into_a_win():
     """The second award of the bid is to the loser of the first."""
-    made = AskMade(at_ms=NOW, bid=BID, ask=WORSE, terms=make_offer())
+    made = AskMade(at_ms=NOW, bid=BID, ask=WORSE.signed, terms=make_offer())
     machine, concluded, accused = played(made, seen(HONEST), seen(award_to_the_worse(), index=6))
     assert ([outcome.verdict for outcome in concluded], accused) == (["lost", "won"], [])
     assert (machine.tally["lost"], machine.tally["won"]) == (0, 1)
@@ -113,7 +113,7 @@ def test_an_ask_that_could_not_win_has_lost():
     asks = tuple(sorted((digest(ask.body), digest(WORSE.body))))
     entry = sign_entry(CLIENT, seq=0, prev=NO_ENTRY, body=make_award(BID, WORSE, make_offer(), None, asks=asks))
     received = ReceiptArrived(received=receipt(entry_id(entry), asks=asks))
-    _, (outcome,), accused = played(replace(MADE, ask=ask), received, seen(entry))
+    _, (outcome,), accused = played(replace(MADE, ask=ask.signed), received, seen(entry))
     assert (outcome.verdict, accused) == ("lost", [])
     assert "objective" in outcome.reason
 
@@ -140,11 +140,11 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(outcomes, "ASKS_MAX", 3)
     bids = [make_bid(input_tokens=count) for count in range(5)]
     machine, _, _ = played(
-        *(AskMade(at_ms=NOW, bid=bid, ask=make_ask(PROVIDER, bid, OFFER), terms=make_offer()) for bid in bids)
+        *(AskMade(at_ms=NOW, bid=bid, ask=make_ask(PROVIDER, bid, OFFER).signed, terms=make_offer()) for bid in bids)
     )
     assert [machine.awaits(digest(bid)) is not None for bid in bids] == [False, False, True, True, True]
     again = [sign(PROVIDER, replace(ASK.body, held_until_ms=NOW + held)) for held in range(20)]
-    machine, _, _ = played(*(replace(MADE, ask=ask) for ask in again))
+    machine, _, _ = played(*(replace(MADE, ask=ask.signed) for ask in again))
     assert len(machine._asks) <= outcomes.ASKS_PER_BID_MAX
     machine, _, _ = played(MADE, *(replace(seen(HONEST), name=named(str(index)), index=index) for index in range(20)))
     assert len(machine._auctions[digest(BID)].awards) == outcomes.AWARDS_PER_BID_MAX
