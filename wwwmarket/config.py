@@ -13,6 +13,9 @@ class AuctionConfig:
     neighbours_asked: int = 3
     """Few and random beats many and near; with oneself this makes four asks, at any market's size."""
     reserves_asked: int = 8
+    newcomer_ppm: int = 100_000
+    """In so many draws one place of the first round is a provider's who has no settlement yet: whoever is new can earn
+    a name, and a flood of new names gets no more than this."""
     margin_ppm: int = 100_000
     """So many more are asked when no ask meets the objective with this share of it to spare: rare below saturation."""
     ask_timeout_ms: int = 300

@@ -4,7 +4,7 @@ It promises that the ranking depends only on which asks arrived in time, never o
 provider is accounted for with a reason. It does not know how asks travel, nor what becomes of the winner.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final, Literal, Protocol, TypeAlias, assert_never
 
@@ -124,6 +124,17 @@ def draw(candidates: Sequence[Candidate], chance: bytes, count: int) -> tuple[Ca
     """``count`` candidates, uniformly by ``chance`` (32 unpredictable bytes), whatever order they are given in."""
     shuffled = sorted(candidates, key=lambda candidate: sha256(chance + bytes.fromhex(candidate.offer)).digest())
     return tuple(shuffled[:count])
+
+
+def seat_newcomer(
+    ranked: Sequence[Candidate], seats: int, is_new: Callable[[AccountId], bool]
+) -> tuple[Candidate, ...]:
+    """The same, with the first newcomer in the last of the first ``seats``, unless one is seated or there is none."""
+    place = next((place for place, one in enumerate(ranked) if is_new(one.listed.provider)), None)
+    if place is None or place < seats or not seats:
+        return tuple(ranked)
+    rest = [*ranked[:place], *ranked[place + 1 :]]
+    return (*rest[: seats - 1], ranked[place], *rest[seats - 1 :])
 
 
 class Auction:

@@ -8,7 +8,7 @@ from typing import Final
 
 from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Conflict, NotFound, Unavailable
-from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
 from wwwmarket.domain.records import Genesis, Mark, Settlement
 from wwwmarket.domain.shape import Value
@@ -21,6 +21,8 @@ from wwwmarket.rules.state import Applied, State
 
 SETTLEMENTS_KEPT_MAX: Final = 200_000
 """How many settlements can be named by their award; older ones are in the log, not in memory."""
+PROVIDERS_KEPT_MAX: Final = 65_536
+"""Providers that are known to have settled; one whose last settlement is older than all of theirs counts as new."""
 MARKS_KEPT_MAX: Final = 64
 """Marks whose checkpoint has not come; it follows within a fraction of a second."""
 
@@ -42,6 +44,7 @@ class Replica:
         self._coverings: OrderedDict[int, Covering] = OrderedDict()
         self._covered: tuple[VerifiedCheckpoint, Covering] | None = None
         self._settlements: OrderedDict[EntryId, int] = OrderedDict()
+        self._settled: OrderedDict[AccountId, None] = OrderedDict()
 
     @property
     def size(self) -> int:
@@ -69,10 +72,8 @@ class Replica:
         match applied.checked.body:
             case Mark():
                 self._remember_mark()
-            case Settlement():
-                self._settlements[applied.checked.body.award] = applied.index
-                if len(self._settlements) > SETTLEMENTS_KEPT_MAX:
-                    self._settlements.popitem(last=False)
+            case Settlement() as settlement:
+                self._remember_settlement(settlement, applied.index)
             case _:
                 pass
         return applied
@@ -113,6 +114,20 @@ class Replica:
         if index is None:
             raise NotFound("no settlement of that award is known here")
         return index
+
+    def is_newcomer(self, provider: AccountId) -> bool:
+        """Whether no settlement of that provider is known here, paid or failed."""
+        return provider not in self._settled
+
+    def _remember_settlement(self, settlement: Settlement, index: int) -> None:
+        self._settlements[settlement.award] = index
+        if len(self._settlements) > SETTLEMENTS_KEPT_MAX:
+            self._settlements.popitem(last=False)
+        provider = settlement.attestation.signer
+        self._settled[provider] = None
+        self._settled.move_to_end(provider)
+        if len(self._settled) > PROVIDERS_KEPT_MAX:
+            self._settled.popitem(last=False)
 
     def _remember_mark(self) -> None:
         full, self._full = tuple(self._full), []
