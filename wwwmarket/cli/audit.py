@@ -12,6 +12,7 @@ import typer
 
 from wwwmarket.adapters.log_reader import FolderLog, HttpLog, open_log
 from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.evidence import judge_file
 from wwwmarket.cli.options import Json, option
 from wwwmarket.cli.output import emit, fail, say
 from wwwmarket.cli.progress import Tell, progress
@@ -53,8 +54,9 @@ class _ClaimedBalance(msgspec.Struct, frozen=True):
 
 def audit(
     source: Annotated[
-        str, typer.Argument(metavar="DIR|URL", help="A folder of 'ledger export', or a node's or mirror's address.")
-    ],
+        str | None,
+        typer.Argument(metavar="DIR|URL", help="A folder of 'ledger export', or a node's or mirror's address."),
+    ] = None,
     *,
     vkey: Annotated[
         str | None,
@@ -64,17 +66,30 @@ def audit(
         list[str] | None,
         typer.Option("--expect-balance", help="Available micro-credits; may be repeated.", metavar="ACCOUNT=MICRO"),
     ] = None,
+    evidence: Annotated[
+        Path | None,
+        option("--evidence", "Instead of a log: a provider's evidence that an auctioneer did wrong.", metavar="FILE"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check a whole log: signatures, tree, contracts replayed, awards and payments recomputed, credits conserved.
 
-    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run.
+    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run. With --evidence one record
+    is judged, from itself alone: 1 when it proves the fault, 0 when it proves nothing, 2 when it cannot be read.
 
     \b
       wwwmarket audit http://127.0.0.1:8080
       wwwmarket audit ./log --vkey market.example/log+1a2b3c4d+AQ…
       wwwmarket audit ./log --json | jq .report.verdict
+      wwwmarket audit --evidence ./evidence.json
     """  # noqa: D301 - \b keeps the examples' lines
+    if evidence is not None:
+        if source is not None or vkey is not None or expect_balance:
+            raise typer.BadParameter("evidence is judged alone, without a log", param_hint="--evidence")
+        judge_file(evidence, json=json)
+        return
+    if source is None:
+        raise typer.BadParameter("name a log's folder or address, or --evidence", param_hint="DIR|URL")
     try:
         claims = [_parse_expectation(text) for text in expect_balance or ()]
         with closing(open_log(source)) as log, progress("Auditing") as tell:

@@ -39,6 +39,7 @@ from wwwmarket.market.policy import Policy
 if TYPE_CHECKING:
     from wwwmarket.bootstrap import NodeSettings, OfferSettings, Running
     from wwwmarket.node.offering import Offering
+    from wwwmarket.node.service import AsksView
 
 _HELP: Final = """Sell an engine's idle capacity on a market, under your own prices and promises.
 
@@ -71,6 +72,7 @@ _LEAVE: Final = """Ask the running provider to withdraw its offer, finish what i
   wwwmarket provider leave --data /srv/provider --timeout-s 120
 """
 
+_ASKS_SHOWN: Final = 10
 _LIVE_EVERY_S: Final = 0.5
 _WITHDRAW_TIMEOUT_S: Final = 10.0
 
@@ -177,14 +179,19 @@ def status(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """How a provider is: its offers, what is in flight, what it has earned."""
+    """How a provider is: its offers, what is in flight, what it has earned, and why its asks won or lost.
+
+    Where an auctioneer did it wrong there is evidence; its gateway serves it at /v1/evidence/ASK, and anybody can judge
+    it with 'wwwmarket audit --evidence FILE'.
+    """
     from wwwmarket.gateway.market import OfferList
-    from wwwmarket.node.service import AccountView, NodeStatus
+    from wwwmarket.node.service import AccountView, AsksView, NodeStatus
 
     with GatewayClient(gateway or _running(data).gateway) as client:
         node = client.get("/v1/status", NodeStatus)
         account = client.get(f"/v1/accounts/{node.account}", AccountView)
         offers = [one for one in client.get("/v1/offers", OfferList, limit=1_000).data if one.provider == node.account]
+        asks = client.get("/v1/asks", AsksView, limit=_ASKS_SHOWN)
     emit(
         {
             "account": node.account,
@@ -204,9 +211,34 @@ def status(
                 }
                 for one in offers
             ],
+            **asks_shown(asks, json=json),
         },
         json,
     )
+
+
+def asks_shown(asks: "AsksView", *, json: bool) -> dict[str, object]:
+    """The asks of a provider: whole for a program, and for people the counts and the latest reasons."""
+    if json:
+        return {"asks": asks}
+    return {
+        "asks": asks.asks,
+        "won": asks.verdicts.get("won", 0),
+        "lost": asks.verdicts.get("lost", 0),
+        "median_gap_micro": asks.median_gap_micro,
+        "otherwise": {name: count for name, count in asks.verdicts.items() if name not in {"won", "lost"}},
+        "latest": [
+            {
+                "asked_ms": one.asked_ms,
+                "verdict": one.verdict,
+                "score": one.score,
+                "winner_score": one.winner_score,
+                "reason": one.reason,
+            }
+            for one in asks.latest
+        ],
+        "evidence": list(asks.evidence),
+    }
 
 
 @app.command(help=_LEAVE)

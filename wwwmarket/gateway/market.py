@@ -17,15 +17,15 @@ from wwwmarket.domain.errors import Malformed, TooLarge
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import Precision
 from wwwmarket.domain.quantity import MicroCredits, Millis, Slo, Usage
-from wwwmarket.domain.records import Bid, Inclusion, Offer, Outcome, Signed
+from wwwmarket.domain.records import Bid, Evidence, Inclusion, Offer, Outcome, Signed
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.generation import Generation, read_generation
 from wwwmarket.gateway.preferences import read_preferences
-from wwwmarket.gateway.request import account_id, api_key, decode, entry_id, read_body
+from wwwmarket.gateway.request import account_id, api_key, decode, digest_of, entry_id, read_body
 from wwwmarket.gateway.response import answer_of, json_response, until_answered
 from wwwmarket.gateway.schemas import Schemas
 from wwwmarket.gateway.splice import as_json, receipt_path
-from wwwmarket.node.service import AccountView, Explanation, NodeStatus, Preferences, ReceiptView, Service
+from wwwmarket.node.service import AccountView, AsksView, Explanation, NodeStatus, Preferences, ReceiptView, Service
 from wwwmarket.ports.engine import Path
 
 _EXAMPLE_CHAT: Final = {"model": "qwen3-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
@@ -213,6 +213,15 @@ def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:
     @doors.get("/v1/awards/{award}", responses=schemas.answers(Explanation, "Every ask, and why it won or lost"))
     async def explain(award: str) -> Response:
         return json_response(await service.explain(entry_id(award)))
+
+    @doors.get("/v1/asks", responses=schemas.answers(AsksView, "What became of this provider's asks, the latest first"))
+    async def asks(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:
+        return json_response(service.asks(limit))
+
+    @doors.get("/v1/evidence/{ask}", responses=schemas.answers(Evidence, "The proof of an auctioneer's fault"))
+    async def evidence(ask: str) -> Response:
+        """For an ask that was left out of its award, or outbid wrongly: ``wwwmarket audit --evidence`` judges it."""
+        return json_response(await service.evidence(digest_of(ask)))
 
     @doors.get("/v1/receipts/{award}", responses=schemas.answers(ReceiptView, "Both sides' accounts of one execution"))
     async def receipt(award: str) -> Response:

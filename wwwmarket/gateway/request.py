@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from wwwmarket.domain.errors import Malformed, TooLarge, Unauthorised
-from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.node.service import ApiKeyView, Service
 
@@ -82,6 +82,10 @@ def convert(value: object, shape: Any) -> Any:
 
 def entry_id(text: str) -> EntryId:
     return EntryId(convert(text, EntryId))
+
+
+def digest_of(text: str) -> Digest:
+    return Digest(convert(text, Digest))
 
 
 def account_id(text: str) -> AccountId:

@@ -22,6 +22,7 @@ from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.node.service import (
     AccountView,
     ApiKeyView,
+    AsksView,
     Awarded,
     Counters,
     Delivered,
@@ -222,6 +223,12 @@ class ScriptedMarket:
     async def receipt(self, award):
         self._found(award)
         return ReceiptView(award=award, receipt=None, attestation=None, cost_micro=1_250, settlement_index=None)
+
+    def asks(self, limit):
+        return AsksView(asks=limit, verdicts={"lost": limit}, median_gap_micro=7, latest=(), evidence=())
+
+    async def evidence(self, ask):
+        raise NotFound(f"there is no evidence about {ask}")
 
     async def recent_awards(self, limit):
         return list(self.awards.values())[:limit]

@@ -98,6 +98,7 @@ async def test_awards_receipts_accounts_and_status_are_open_to_read(doors, scrip
     assert (await doors.get("/v1/awards")).json()["data"][0]["id"] == scripts.award
     assert (await doors.get(f"/v1/awards/{scripts.award}")).json()["asks"][0]["reason"] == "the lowest score"
     assert (await doors.get(f"/v1/receipts/{scripts.award}")).json()["cost_micro"] == 1_250
+    assert (await doors.get("/v1/asks")).json()["median_gap_micro"] == 7
     assert (await doors.get(f"/v1/accounts/{'ab' * 32}")).json()["balance"]["available_micro"] == 5
     assert (await doors.get("/v1/status")).json()["origin"] == "test/log"
 
@@ -107,6 +108,9 @@ async def test_awards_receipts_accounts_and_status_are_open_to_read(doors, scrip
     [
         (f"/v1/awards/{'12' * 32}", 404),
         (f"/v1/receipts/{'12' * 32}", 404),
+        (f"/v1/evidence/{'12' * 32}", 404),
+        ("/v1/evidence/short", 400),
+        ("/v1/asks?limit=0", 400),
         ("/v1/awards/short", 400),
         ("/v1/accounts/short", 400),
         ("/v1/awards?limit=0", 400),
