@@ -45,6 +45,18 @@ def test_a_cache_dearer_than_no_cache_is_a_mistake(tmp_path):
     assert "--price-cached-input" in done.stderr
 
 
+def test_a_policy_that_cannot_be_read_is_a_mistake(tmp_path):
+    """A policy that is wrong is refused with 2, by the name of its key, and nothing was published."""
+    (tmp_path / "mine.toml").write_text("shares = 0.5\n")
+    done = join(
+        *("--engine", "embedded", "--price-input", "0.1", "--price-output", "0.4"),
+        *("--policy", str(tmp_path / "mine.toml"), "--data", str(tmp_path / "data")),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "shares" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("price", ["0.1.2", "-1", "0.00000001", "free"])
 def test_what_is_no_price_is_a_mistake(price, tmp_path):
     """Prices are exact decimals."""
