@@ -272,7 +272,7 @@ async def begin_selling(
                     forecasting,
                     offer.policy,
                     hold_ms=auctions.hold_ms,
-                    asked_per_bid=auctions.neighbours_asked + 1,
+                    asked_per_bid=1 + auctions.neighbours_asked + auctions.reserves_asked,
                 ),
                 claims=settlement.Claims(
                     client_first_ms=world.config.client_first_ms, retry_ms=world.config.claim_retry_ms
