@@ -21,8 +21,8 @@ class AuctionConfig:
     ask_timeout_ms: int = 300
     """One round trip to the slowest neighbour and its engine poll; a late ask is a silent one."""
     hold_ms: int = 300
-    """How long an ask counts as likely work. Long holds make idle providers look busy: with 1,500 ms on wide-area delays
-    the simulator's attainment fell from 98 to 23 %, so it is 400 ms at most, whatever the round trip."""
+    """How long an ask counts as likely work. Long holds make idle providers look busy: with 1,500 ms over wide-area
+    delays the simulator's attainment fell from 98 to 23 %, so it is 400 ms at most, whatever the round trip."""
     bid_validity_ms: int = 30_000
     """Covers the auction, a failover, and the lag of ledger time behind the clock."""
     attempts_max: int = 3
