@@ -226,7 +226,7 @@ def asks_shown(asks: "AsksView", *, json: bool) -> dict[str, object]:
         "won": asks.verdicts.get("won", 0),
         "lost": asks.verdicts.get("lost", 0),
         "median_gap_micro": asks.median_gap_micro,
-        "otherwise": {name: count for name, count in asks.verdicts.items() if name not in {"won", "lost"}},
+        "otherwise": {name: count for name, count in asks.verdicts.items() if name not in {"won", "lost"}} or None,
         "latest": [
             {
                 "asked_ms": one.asked_ms,

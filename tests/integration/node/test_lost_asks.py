@@ -5,12 +5,13 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from tests.integration.node.test_own_signature import CLIENT, accept, leaf, proposal
 from tests.integration.node.town import REGISTRY, House, Town, bodies, buy, dearer, simulate
 from tests.unit.rules.world import key
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.digest import digest
-from wwwmarket.domain.errors import NotFound, Refusal
-from wwwmarket.domain.records import AsksReceived, Award
+from wwwmarket.domain.errors import Conflict, NotFound, Refusal
+from wwwmarket.domain.records import AsksReceived, Award, Transfer
 from wwwmarket.market.evidence import judge
 from wwwmarket.node import messages, reviewing
 from wwwmarket.node.reviewing import EVIDENCE, OUTCOME
@@ -134,6 +135,53 @@ def test_a_node_learns_of_its_own_auctions():
         await town.listed(1)
         await buy(town.operator)
         assert (await concluded(town, town.operator)).verdicts == {"won": 1}
+
+    simulate(story)
+
+
+async def own_proposal(town: Town):
+    """What the auction comes to for a client that signs for itself."""
+    operator = town.operator
+    await operator.node.author.settle(operator.key.account, Transfer(to=CLIENT.account, amount_micro=1_000_000))
+    houses = town.houses.values()
+    await town.until(lambda: all(house.node.replica.state.account(CLIENT.account).available_micro for house in houses))
+    return await proposal(town, operator)
+
+
+def test_a_client_cannot_leave_an_ask_out():
+    """Its auctioneer would stand behind it: the award is refused, and nothing is spent."""
+
+    async def story(town: Town) -> None:
+        _, dear = await street(town)
+        award = await own_proposal(town)
+        award = replace(award, asks=award.asks[:1], runner_up=None)
+        refusal = (await accept(town.operator, leaf(town.operator, award))).refusal
+        assert isinstance(refusal, Conflict)
+        assert "does not list the asks" in refusal.message
+        assert dear.engine.requests == []
+
+    simulate(story)
+
+
+def test_a_clients_other_choice_is_not_its_auctioneers_fault():
+    """The auctioneer signs for the asks, and stands behind no award: the better ask can prove nothing."""
+
+    async def story(town: Town) -> None:
+        cheap, dear = await street(town)
+        award = await own_proposal(town)
+        listed = dear.node.replica.state.offer(award.runner_up.body.offer).offer
+        clearing = RULE.clear(award.bid, award.runner_up.body, listed, None)
+        chosen = replace(
+            award,
+            winner=award.runner_up,
+            runner_up=None,
+            prices=clearing.prices,
+            locked_micro=clearing.locked_micro,
+        )
+        bought = await accept(town.operator, leaf(town.operator, chosen))
+        assert bought.delivered.provider == dear.key.account
+        known = await concluded(town, cheap)
+        assert (known.verdicts, known.evidence) == ({"unproven": 1}, ())
 
     simulate(story)
 
