@@ -48,6 +48,8 @@ from wwwmarket.rules.registry import Registry
 NODE_KEY: Final = "node"
 _OPERATOR: Final = "operator"
 _SEALING: Final = "sealing"
+_PROMISED_PPM: Final = 950_000
+"""The share of requests that an offer's promise speaks of: 95 of 100, as the command line says."""
 _OPEN: Final = Policy()
 _KV_TOKENS_PER_SEQUENCE: Final = 4_096
 """What an engine of unknown memory is taken to hold for each sequence on offer."""
@@ -241,12 +243,10 @@ async def begin_selling(
     offer: OfferSettings,
 ) -> Offering:
     """Put an engine behind a node and its offer on the ledger."""
-    world = node.world
-    sealing = SealingPair(derive_seed(world.key, _SEALING))
-    capacity = Capacity(sequences=offer.sequences, tokens_per_s=offer.tokens_per_s)
-    forecasting = Forecasting(
-        engine, _latency(description, served, offer.slo, capacity), world.clock, poll_ms=world.config.engine_poll_ms
-    )
+    config, capacity = node.world.config, Capacity(sequences=offer.sequences, tokens_per_s=offer.tokens_per_s)
+    sealing = SealingPair(derive_seed(node.world.key, _SEALING))
+    model = _latency(description, served, offer.slo, capacity)
+    forecasting = Forecasting(engine, model, node.world.clock, poll_ms=config.engine_poll_ms)
     await forecasting.poll()
     node.run_beside(forecasting.poll_forever())
     fingerprint = EngineFingerprint(
@@ -256,41 +256,56 @@ async def begin_selling(
         precision=served.precision,
         gpu_class=description.gpu_class,
     )
+    desk = _desk(node, engine, fingerprint, forecasting, sealing, offer)
+    await node.sell(lambda _: Selling(desk))
+    terms = _terms(node, served, offer, capacity, sealing)
+    offering = Offering(node, lambda from_ms: with_validity(terms, from_ms, config.offer_validity_ms))
+    await offering.publish()
+    node.run_beside(offering.renew_forever())
+    return offering
 
-    def make(node: Node) -> Selling:
-        auctions = world.config.auction
-        return Selling(
-            Desk(
-                key=world.key,
-                sealing=sealing,
-                engine=engine,
-                fingerprint=fingerprint,
-                forecasting=forecasting,
-                ledger=execution.Ledger(origin=node.log.name, operator=node.log.account),
-                seller=Seller(
-                    world.key,
-                    forecasting,
-                    offer.policy,
-                    hold_ms=auctions.hold_ms,
-                    asked_per_bid=1 + auctions.neighbours_asked + auctions.reserves_asked,
-                ),
-                claims=settlement.Claims(
-                    client_first_ms=world.config.client_first_ms, retry_ms=world.config.claim_retry_ms
-                ),
-                store=world.records,
-                clock=world.clock,
-                entropy=world.entropy,
-                config=world.config,
-                read_award=node.read_award,
-                submit=lambda due: _submit(node, due),
-                open_award=node.replica.state.award,
-                available_micro=lambda account: node.replica.state.account(account).available_micro,
-                next_seq=lambda account: node.replica.state.chain_head(account).next_seq,
-            )
-        )
 
-    await node.sell(make)
-    terms = Offer(
+def _desk(  # noqa: PLR0913, PLR0917 - what a provider's half is made of
+    node: Node,
+    engine: Engine,
+    fingerprint: EngineFingerprint,
+    forecasting: Forecasting,
+    sealing: SealingPair,
+    offer: OfferSettings,
+) -> Desk:
+    world, state = node.world, node.replica.state
+    auctions = world.config.auction
+    seller = Seller(
+        world.key,
+        forecasting,
+        offer.policy,
+        hold_ms=auctions.hold_ms,
+        asked_per_bid=1 + auctions.neighbours_asked + auctions.reserves_asked,
+    )
+    return Desk(
+        key=world.key,
+        sealing=sealing,
+        engine=engine,
+        fingerprint=fingerprint,
+        forecasting=forecasting,
+        ledger=execution.Ledger(origin=node.log.name, operator=node.log.account),
+        seller=seller,
+        claims=settlement.Claims(client_first_ms=world.config.client_first_ms, retry_ms=world.config.claim_retry_ms),
+        store=world.records,
+        clock=world.clock,
+        entropy=world.entropy,
+        config=world.config,
+        read_award=node.read_award,
+        submit=lambda due: _submit(node, due),
+        open_award=state.award,
+        available_micro=lambda account: state.account(account).available_micro,
+        next_seq=lambda account: state.chain_head(account).next_seq,
+    )
+
+
+def _terms(node: Node, served: ServedModel, offer: OfferSettings, capacity: Capacity, sealing: SealingPair) -> Offer:
+    """The offer without its time."""
+    return Offer(
         model=Model(
             name=served.name,
             revision=served.revision,
@@ -299,18 +314,14 @@ async def begin_selling(
         ),
         prices=offer.prices,
         capacity=capacity,
-        promise=Promise(slo=offer.slo, percentile_ppm=950_000),
+        promise=Promise(slo=offer.slo, percentile_ppm=_PROMISED_PPM),
         accept_ppm=offer.policy.accept_ppm,
         bond_micro=offer.bond_micro,
         valid_from_ms=0,
         valid_until_ms=0,
-        address=world.transport.address(),
+        address=node.world.transport.address(),
         sealing_key=sealing.public,
     )
-    offering = Offering(node, lambda from_ms: with_validity(terms, from_ms, world.config.offer_validity_ms))
-    await offering.publish()
-    node.run_beside(offering.renew_forever())
-    return offering
 
 
 async def _submit(node: Node, due: Settlement) -> None:

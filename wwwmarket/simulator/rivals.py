@@ -3,6 +3,7 @@
 Trips that are lost in a crash are errors for all of these: none of them has a second provider at hand.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +17,7 @@ POLL_US: Final = 1_000_000
 """How often the published central scheduler reads its engines' metrics."""
 
 
-class Rival:
+class Rival(ABC):
     """What they share: a client knocks at home, the rule picks a node, the node serves."""
 
     name = ""
@@ -34,8 +35,9 @@ class Rival:
         else:
             self.dispatch(trip, home)
 
+    @abstractmethod
     def dispatch(self, trip: Trip, home: NodeTwin) -> None:
-        raise NotImplementedError
+        """Send the trip to a node that serves it, or fail it."""
 
     def gone(self, node: NodeTwin, *, crash: bool) -> None:
         if crash:
