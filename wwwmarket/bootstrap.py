@@ -37,10 +37,11 @@ from wwwmarket.market import execution, settlement
 from wwwmarket.market.offer import Seller
 from wwwmarket.market.policy import Policy
 from wwwmarket.node.answers import Answers
+from wwwmarket.node.desk import Desk
 from wwwmarket.node.forecasting import Forecasting
 from wwwmarket.node.node import Founding, Joining, Node, World
 from wwwmarket.node.offering import Offering, with_validity
-from wwwmarket.node.selling import Desk, Selling
+from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import NodeStatus
 from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
 from wwwmarket.rules.registry import Registry

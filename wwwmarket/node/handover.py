@@ -15,7 +15,8 @@ from wwwmarket.domain.shape import Value
 from wwwmarket.market import award
 from wwwmarket.market.award import Contender
 from wwwmarket.node import loopback, messages
-from wwwmarket.node.selling import ATTESTED, PIECE, START, TOKENS, Selling
+from wwwmarket.node.selling import Selling
+from wwwmarket.node.serving import ATTESTED, PIECE, START, TOKENS
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.transport import Stream, Transport
 

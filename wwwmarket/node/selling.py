@@ -1,21 +1,14 @@
-"""The provider's half of a node: answers bids, runs awards on its engine, claims what it earned.
+"""The provider's half of a node: answers bids, takes awards, claims what it earned.
 
-Performs the effects of ``market.offer``, ``market.execution`` and ``market.settlement``: a award is durable before its
-first byte leaves, an attestation is durable before it is sent.
+Performs the effects of ``market.offer`` and ``market.settlement``; each execution is a ``Serving`` of its own.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
-from typing import Final
 
-from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
-from wwwmarket.crypto.sealing import Channel, SealingPair
-from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
-from wwwmarket.domain.book import OpenAward
+from wwwmarket.crypto.sealing import Channel
+from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import (
     Conflict,
     Exhausted,
@@ -23,72 +16,29 @@ from wwwmarket.domain.errors import (
     Malformed,
     Refusal,
     Stale,
-    TooLarge,
-    Unavailable,
 )
-from wwwmarket.domain.identity import AccountId, EntryId
-from wwwmarket.domain.model import EngineFingerprint
-from wwwmarket.domain.quantity import Count, MicroCredits, Millis
+from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.quantity import Millis
 from wwwmarket.domain.records import Attestation, Award, Inclusion, Offer, Settlement, Signed
-from wwwmarket.domain.shape import Value
 from wwwmarket.market import execution, offer, settlement
 from wwwmarket.node import messages
-from wwwmarket.node.forecasting import Forecasting
-from wwwmarket.ports.clock import Clock, Entropy
-from wwwmarket.ports.engine import Engine, EngineRefused, Path, ResponseFinished, ResponsePiece, ResponseStarted
-from wwwmarket.ports.store import Change, RecordStore
+from wwwmarket.node.desk import CLAIM, RUNNING, Desk, RunningAward
+from wwwmarket.node.serving import ATTESTED, Serving
+from wwwmarket.ports.store import Change
 from wwwmarket.ports.transport import Stream
 
 _log = logging.getLogger("wwwmarket.selling")
 
-RUNNING: Final = "execution"
-CLAIM: Final = "claim"
-
-START, TOKENS, PIECE, ATTESTED = b"s", b"t", b"p", b"a"
-"""First byte of each unsealed frame from provider to gateway."""
-
-_EVENTS_MAX: Final = 256
-_ENGINE_BODY_BYTES_MAX: Final = 32_768
-"""Of an engine's refusal: escaped in JSON it still fits into a message."""
-_RECEIPT_WAIT_MS: Final = 5_000
-
-
-class RunningAward(Value):
-    """What is kept of an award from before its first byte leaves until it is attested."""
-
-    id: EntryId
-    award: Award
-
-
-@dataclass
-class Desk:
-    """What selling needs of its node."""
-
-    key: KeyPair
-    sealing: SealingPair
-    engine: Engine
-    fingerprint: EngineFingerprint
-    forecasting: Forecasting
-    ledger: execution.Ledger
-    seller: offer.Seller
-    claims: settlement.Claims
-    store: RecordStore
-    clock: Clock
-    entropy: Entropy
-    config: NodeConfig
-    read_award: Callable[[VerifiedEntry], Award]
-    submit: Callable[[Settlement], Awaitable[None]]
-    open_award: Callable[[EntryId], OpenAward | None]
-    available_micro: Callable[[AccountId], MicroCredits]
-    next_seq: Callable[[AccountId], Count]
-    submitting: set[asyncio.Task[None]] = field(default_factory=set)
-
 
 class Selling:
     def __init__(self, desk: Desk) -> None:
-        self.desk = self._desk = desk
+        self._desk = desk
         self._taken: dict[EntryId, Millis] = {}
         self._changed = asyncio.Event()
+
+    @property
+    def desk(self) -> Desk:
+        return self._desk
 
     async def restore(self) -> None:
         """After a restart: claims go on, and executions that the crash cut off are attested as failed."""
@@ -165,7 +115,7 @@ class Selling:
             await self._turn_away(stream, channel, entry.id, award, refusal)
         else:
             try:
-                await _Serving(self, stream, channel, opening, entry.id, award).run()
+                await Serving(self, stream, channel, opening, entry.id, award).run()
             finally:
                 self._changed.set()
 
@@ -273,223 +223,3 @@ class Selling:
             await self._desk.submit(due)
         except Refusal as refusal:
             _log.info("settlement of %s refused: %s", due.award, refusal.message)
-
-
-class _Serving:
-    """One execution: its stream, its channel, its machine."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 - what one execution is about
-        self,
-        selling: Selling,
-        stream: Stream,
-        channel: Channel,
-        opening: messages.Execute,
-        award_id: EntryId,
-        award: Award,
-    ) -> None:
-        self._selling = selling
-        self._desk = desk = selling.desk
-        self._stream = stream
-        self._channel = channel
-        self._opening = opening
-        self._id = award_id
-        self._award = award
-        self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
-        self._engine_task: asyncio.Task[None] | None = None
-        self._receipt_seen = asyncio.Event()
-        self._piece_due_ms = 0.0
-        self._output_tokens: int | None = None
-        self._machine = execution.Executor(
-            desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
-        )
-
-    async def run(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            with self._slot():
-                async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
-                    first = await self._read_order(self._opening.sealed)
-                await stack.enter_async_context(_background(self._listen()))
-                await self._work(first)
-            with contextlib.suppress(TimeoutError, Unavailable):
-                async with asyncio.timeout(_RECEIPT_WAIT_MS / 1_000):
-                    await self._receipt_seen.wait()
-                await self._stream.finish()
-
-    @contextlib.contextmanager
-    def _slot(self) -> Iterator[None]:
-        """One of the sequences on offer, from the award to the attestation."""
-        bid = self._award.bid
-        self._desk.seller.step(offer.ExecutionStarted(bid=self._award.winner.body.bid))
-        self._desk.forecasting.started(
-            self._id, input_tokens=bid.input_tokens, output_tokens=bid.expected_output_tokens
-        )
-        try:
-            yield
-        finally:
-            self._desk.forecasting.ended(self._id, self._output_tokens)
-            self._desk.seller.step(offer.ExecutionEnded())
-
-    async def _work(self, first: execution.Ordered) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(_background(self._deadlines()))
-            stack.push_async_callback(self._stop_engine)
-            effects = self._machine.step(first)
-            if self._opening.promise is not None:
-                promised = signing.verify(self._opening.promise)
-                effects += self._machine.step(execution.Promised(at_ms=first.at_ms, inclusion=promised))
-            await self._perform_all(effects)
-            while not self._machine.over:
-                effects = self._machine.step(await self._events.get())
-                if any(isinstance(effect, execution.SendPiece) for effect in effects):
-                    await self._gather()
-                while not self._events.empty():
-                    effects += self._machine.step(self._events.get_nowait())
-                await self._perform_all(execution.coalesced(effects))
-
-    async def _gather(self) -> None:
-        """Let pieces that come faster than anybody reads travel together; the first one never waits."""
-        clock = self._desk.clock
-        await clock.sleep_until_ms(self._piece_due_ms)
-        self._piece_due_ms = clock.monotonic_ms() + self._desk.config.execution.piece_interval_ms
-
-    async def _stop_engine(self) -> None:
-        if self._engine_task is not None:
-            self._engine_task.cancel()
-            await asyncio.wait((self._engine_task,))
-
-    async def _read_order(self, sealed: bytes) -> execution.Ordered:
-        limit = self._desk.config.execution.request_bytes_max
-        head, _, part = self._channel.open(sealed)[0].partition(b"\n")
-        order = canonical.decode(head, messages.Order)
-        if order.request_bytes > limit:
-            raise TooLarge(f"a request of {order.request_bytes} bytes where at most {limit} are accepted")
-        request = bytearray(part)
-        while len(request) < order.request_bytes:
-            piece = await self._unseal()
-            if not piece:
-                raise Malformed("an empty piece of a request")
-            request += piece
-        return execution.Ordered(
-            at_ms=self._desk.clock.now_ms(), path=order.path, salt=bytes.fromhex(order.salt), request=bytes(request)
-        )
-
-    async def _unseal(self) -> bytes:
-        frame = await self._stream.receive()
-        if frame is None:
-            raise Malformed("the order ended before its request")
-        return self._channel.open(frame)[0]
-
-    async def _listen(self) -> None:
-        """What the gateway says while the engine works. Its silence after the end is its right."""
-        try:
-            while (frame := await self._stream.receive()) is not None:
-                await self._heard(messages.read_gateway_frame(frame))
-        except Refusal as refusal:
-            _log.debug("execution %s: %s", self._id, refusal.message)
-        await self._events.put(execution.CancelAsked(at_ms=self._desk.clock.now_ms()))
-
-    async def _heard(self, frame: messages.GatewayFrame) -> None:
-        now_ms = self._desk.clock.now_ms()
-        match frame:
-            case messages.Promise():
-                await self._events.put(execution.Promised(at_ms=now_ms, inclusion=signing.verify(frame.inclusion)))
-            case messages.CancelExecution():
-                await self._events.put(execution.CancelAsked(at_ms=now_ms))
-            case messages.ReceiptGiven():
-                await self._selling.receipt(frame, self._id, self._award)
-                self._receipt_seen.set()
-
-    async def _deadlines(self) -> None:
-        clock, config = self._desk.clock, self._desk.config.execution
-        begun = clock.monotonic_ms()
-        await clock.sleep_until_ms(begun + config.promise_timeout_ms)
-        await self._events.put(execution.PromiseOverdue(at_ms=clock.now_ms()))
-        left_ms = self._award.claim_after_ms - clock.now_ms()
-        await clock.sleep_until_ms(clock.monotonic_ms() + left_ms)
-        await self._events.put(execution.CancelAsked(at_ms=clock.now_ms()))
-
-    async def _perform_all(self, effects: list[execution.Effect]) -> None:
-        for effect in effects:
-            await self._perform(effect)
-
-    async def _perform(self, effect: execution.Effect) -> None:
-        match effect:
-            case execution.RunEngine():
-                self._engine_task = asyncio.create_task(self._run_engine(effect))
-            case execution.KeepAward():
-                running = RunningAward(id=self._id, award=self._award)
-                await self._desk.store.write([Change(kind=RUNNING, key=self._id, body=canonical.encode(running))])
-            case execution.SendStart():
-                await self._send(START, effect.content_type.encode())
-            case execution.SendPiece():
-                await self._send(TOKENS if effect.tokens else PIECE, effect.data)
-            case execution.AbortEngine():
-                if self._engine_task is not None:
-                    self._engine_task.cancel()
-            case execution.Attest():
-                await self._selling.claim(self._id, self._award, effect)
-                await self._send(ATTESTED, canonical.encode(_given(effect)), last=True)
-
-    async def _send(self, kind: bytes, data: bytes, *, last: bool = False) -> None:
-        """The client may be gone: the machine hears of it from the listener, and its attestation stands.
-
-        Who stops reading is gone as well: a slot is not held for it.
-        """
-        config = self._desk.config.execution
-        try:
-            for start in range(0, max(len(data), 1), config.piece_bytes_max):
-                piece = data[start : start + config.piece_bytes_max]
-                async with asyncio.timeout(config.silence_ms / 1_000):
-                    await self._stream.send(self._channel.seal(kind + piece, last=last))
-        except Unavailable as gone:
-            _log.debug("execution %s: %s", self._id, gone.message)
-        except TimeoutError:
-            await self._stream.abort()
-
-    async def _run_engine(self, effect: execution.RunEngine) -> None:
-        now_ms, put = self._desk.clock.now_ms, self._events.put
-        path: Path = "/v1/completions" if effect.path == "/v1/completions" else "/v1/chat/completions"
-        answer = self._desk.engine.execute(path, effect.request, output_tokens_max=effect.output_tokens_max)
-        finished = False
-        try:
-            async with contextlib.aclosing(answer) as events:  # type: ignore[type-var]
-                async for said in events:
-                    match said:
-                        case ResponseStarted():
-                            await put(execution.EngineStarted(at_ms=now_ms(), content_type=said.content_type))
-                        case ResponsePiece():
-                            if said.tokens:
-                                self._desk.forecasting.said(self._id)
-                            await put(execution.EngineSaid(at_ms=now_ms(), data=said.data, tokens=said.tokens))
-                        case ResponseFinished():
-                            finished = True
-                            self._output_tokens = said.usage.output_tokens
-                            await put(execution.EngineFinished(at_ms=now_ms(), usage=said.usage))
-        except EngineRefused as refused:
-            await put(execution.EngineRefusedIt(at_ms=now_ms(), status=refused.status, body=refused.body))
-        except Refusal as refusal:
-            await put(execution.EngineBroke(at_ms=now_ms(), reason=refusal.message))
-        else:
-            if not finished:
-                await put(execution.EngineBroke(at_ms=now_ms(), reason="the engine stopped before its end"))
-
-
-@contextlib.asynccontextmanager
-async def _background(doing: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Runs beside the body, and never longer."""
-    task = asyncio.create_task(doing)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
-
-
-def _given(effect: execution.Attest) -> messages.AttestationGiven:
-    status, body = effect.engine or (None, b"")
-    return messages.AttestationGiven(
-        attestation=effect.attestation,
-        reason=effect.reason[:512],
-        engine_status=status,
-        engine_body=body[:_ENGINE_BODY_BYTES_MAX].decode("utf-8", "replace"),
-    )

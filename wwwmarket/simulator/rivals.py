@@ -46,7 +46,7 @@ class Rival(ABC):
             node.assigned.clear()
             node.running.clear()
 
-    def came(self, node: NodeTwin) -> None:
+    def came(self, node: NodeTwin) -> None:  # noqa: B027 - most rules need not know
         """Nothing to learn: the live nodes are read from the world."""
 
 
