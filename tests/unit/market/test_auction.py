@@ -114,6 +114,31 @@ def test_what_comes_twice_late_or_unasked_is_ignored():
     assert machine.step(arrived(RIVAL)) == machine.step(auction.DeadlineReached(at_ms=NOW + 151)) == []
 
 
+def test_the_silent_cost_little_once_others_have_answered_well():
+    """When most have answered and one is good enough, the rest have as long again as those took, and at least a little."""
+    machine = begun()
+    assert machine.step(arrived(PROVIDER, NOW + 60)) == []
+    assert machine.step(arrived(RIVAL, NOW + 70)) == [auction.ArmDeadline(at_ms=NOW + 140)]
+    seen = judged(machine.step(auction.DeadlineReached(at_ms=NOW + 140)))
+    assert (seen[STRANGER.account].verdict, seen[STRANGER.account].reason) == (
+        "silent",
+        "no answer while the others answered, nor in as long again",
+    )
+    at_once = begun()
+    at_once.step(arrived(PROVIDER, NOW + 1))
+    assert at_once.step(arrived(RIVAL, NOW + 2)) == [auction.ArmDeadline(at_ms=NOW + 2 + auction.HURRY_MS_MIN)]
+
+
+def test_nobody_is_hurried_while_nobody_is_good_enough():
+    """Without a good ask, and where the deadline is nearer anyway, the deadline stands."""
+    machine = begun()
+    machine.step(arrived(PROVIDER, predicted_ttft_ms=5_000))
+    assert machine.step(arrived(RIVAL, predicted_ttft_ms=5_000)) == []
+    late = begun()
+    late.step(arrived(PROVIDER, NOW + 90))
+    assert late.step(arrived(RIVAL, NOW + 100)) == []
+
+
 def test_a_second_round_is_asked_where_the_first_has_nobody_good():
     """Reserves are asked once, when no ask meets the objective; a late ask of the first round still counts."""
     reserve = candidate(CLIENT)

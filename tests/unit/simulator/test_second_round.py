@@ -102,7 +102,7 @@ def asked(effects):
 def test_a_good_ask_ends_the_auction_in_one_round():
     """With an ask that meets the objective with margin, nobody else is asked."""
     machine = auction()
-    assert machine.step(arrived(0, 1_700)) == []
+    assert asked(machine.step(arrived(0, 1_700))) == []
     (decided,) = machine.step(arrived(1, 5_000))
     assert isinstance(decided, Decided)
 
