@@ -98,12 +98,6 @@ class Follow(Record, tag="follow/v1"):
     start: Count
 
 
-class Covered(Record, tag="covered/v1"):
-    """In a following stream: a checkpoint over all leaves sent so far. The note is a C2SP signed note's text."""
-
-    note: Annotated[str, Meta(max_length=65_536)]
-
-
 class Promise(Record, tag="promise/v1"):
     """In an execution's stream, from the gateway: the ledger's promise."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from wwwmarket.adapters.engines.child import ChildServer, announce, exit_with_parent
+from wwwmarket.adapters.engines.child_engine import ChildEngine
 from wwwmarket.adapters.engines.engine_listing import EngineFacts
-from wwwmarket.adapters.engines.openai_compatible import OpenAiEngine
 
 MODEL_NAME: Final = "wwwmarket-tiny"
 CONTEXT_TOKENS: Final = 4096
@@ -21,14 +21,13 @@ READY_TIMEOUT_S: Final = 30.0
 FACTS: Final = EngineFacts(revision="1", precision="fp32", gpu_class="cpu")
 
 
-class EmbeddedEngine(OpenAiEngine):
-    """An ``OpenAiEngine`` that owns the server which it speaks to."""
+class EmbeddedEngine(ChildEngine):
+    """A llama.cpp with a model that may have been made for it: then the files go with the engine."""
 
     def __init__(
         self, child: ChildServer, facts: EngineFacts, files: tempfile.TemporaryDirectory[str] | None = None
     ) -> None:
-        super().__init__(f"http://127.0.0.1:{child.port}", facts=facts)
-        self._child = child
+        super().__init__(child, facts)
         self._files = files
 
     @classmethod
@@ -64,20 +63,8 @@ class EmbeddedEngine(OpenAiEngine):
             raise
         return cls(child, facts, files)
 
-    @property
-    def pid(self) -> int:
-        """Of the server's process."""
-        return self._child.pid
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
     async def close(self) -> None:
         await super().close()
-        await self._child.close()
         if self._files is not None:
             self._files.cleanup()
 

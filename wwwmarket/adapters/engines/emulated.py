@@ -12,11 +12,11 @@ from typing import Final, Self, get_args
 import uvicorn
 
 from wwwmarket.adapters.engines.child import ChildServer, announce, watch_parent
+from wwwmarket.adapters.engines.child_engine import ChildEngine
 from wwwmarket.adapters.engines.emulated_driver import Driver, FixedDriver
 from wwwmarket.adapters.engines.emulated_replies import Speaker
 from wwwmarket.adapters.engines.emulated_server import application
 from wwwmarket.adapters.engines.engine_listing import EngineFacts
-from wwwmarket.adapters.engines.openai_compatible import OpenAiEngine
 from wwwmarket.dispatch.batching import BatchingEngine
 from wwwmarket.dispatch.calibration import MODEL_SHAPES
 from wwwmarket.dispatch.step_time import limits_for, step_time_model
@@ -27,12 +27,8 @@ STOP_GRACE_S: Final = 1
 BACKLOG: Final = 2048
 
 
-class EmulatedEngine(OpenAiEngine):
-    """An ``OpenAiEngine`` that owns an emulated server."""
-
-    def __init__(self, child: ChildServer, facts: EngineFacts) -> None:
-        super().__init__(f"http://127.0.0.1:{child.port}", facts=facts)
-        self._child = child
+class EmulatedEngine(ChildEngine):
+    """An emulated server, owned."""
 
     @classmethod
     async def start(cls, gpu: str, model: str, *, precision: Precision = "bf16", arguments: Sequence[str] = ()) -> Self:
@@ -44,21 +40,6 @@ class EmulatedEngine(OpenAiEngine):
         options = ["--gpu", gpu, "--model", model, "--precision", precision, "--end-with-stdin", *arguments]
         child = await ChildServer.start("wwwmarket.adapters.engines.emulated", options, ready_timeout_s=READY_TIMEOUT_S)
         return cls(child, EngineFacts(revision="1", precision=precision))
-
-    @property
-    def pid(self) -> int:
-        """Of the server's process."""
-        return self._child.pid
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await super().close()
-        await self._child.close()
 
 
 def _parser() -> argparse.ArgumentParser:
