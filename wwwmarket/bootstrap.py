@@ -159,7 +159,7 @@ async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
         origin=settings.origin,
         operator=operator.account,
         operator_address=world.transport.address(),
-        contracts=world.registry.hashes,
+        contracts=world.registry.latest,
         grants=(Grant(account=world.key.account, amount_micro=settings.credits_micro),),
         at_ms=world.clock.now_ms(),
     )

@@ -90,7 +90,7 @@ class BuyerStage:
             contenders.append(award.Contender(digest=digest(ask.body), ask=ask, offer=make_offer()))
         asks = tuple(sorted(contender.digest for contender in contenders))
         self.contenders = contenders
-        self.machine = award.Buyer(self.bid, tuple(contenders), asks, REGISTRY.award_v1, TERMS)
+        self.machine = award.Buyer(self.bid, tuple(contenders), asks, REGISTRY.current.award, TERMS)
 
     def do(self, words: list[str]) -> list[str]:
         self.now_ms += 100

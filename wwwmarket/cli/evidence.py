@@ -31,7 +31,7 @@ def judge_file(file: Path, *, json: bool) -> None:
     """
     evidence = _read(file)
     try:
-        proven = judge(evidence, Registry.load().award_v1)
+        proven = judge(evidence, Registry.load().current.award)
     except Refusal as refusal:
         judgement = Judgement(verdict="not proven", proven=None, reason=refusal.message)
     else:

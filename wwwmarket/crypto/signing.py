@@ -6,6 +6,7 @@ What is signed is always a tagged digest (``crypto.digest``), never raw bytes, s
 """
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final, Generic, NoReturn, TypeVar
 
 from nacl import bindings
@@ -13,10 +14,10 @@ from nacl.exceptions import BadSignatureError
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest, tagged
-from wwwmarket.domain.errors import Unauthorised
+from wwwmarket.domain.errors import Malformed, Unauthorised
 from wwwmarket.domain.identity import AccountId, EntryId, Signature
 from wwwmarket.domain.quantity import Count
-from wwwmarket.domain.records import Body, Entry, Signed
+from wwwmarket.domain.records import Body, Certification, Certified, Entry, Signed
 from wwwmarket.domain.shape import Record, Value
 
 R = TypeVar("R", bound=Record)
@@ -85,6 +86,28 @@ def verify(signed: Signed[R]) -> Verified[R]:
     if not verify_bytes(signed.signer, message, bytes.fromhex(signed.signature)):
         raise Unauthorised(f"the signature on this {type(signed.body).__name__.lower()} is not by {signed.signer}")
     return Verified(body=signed.body, by=signed.signer, signed=signed)
+
+
+def certify(key: KeyPair, record: Record) -> Certification:
+    """One signature on a record that several sign."""
+    return Certification(signer=key.account, signature=Signature(key.sign_bytes(bytes.fromhex(digest(record))).hex()))
+
+
+def verify_certified(certified: Certified[R]) -> frozenset[AccountId]:
+    """Who has signed it.
+
+    Raises:
+        Malformed: a signer stands in it twice, or the signers do not ascend.
+        Unauthorised: a signature is not its signer's over exactly this record.
+    """
+    signers = [each.signer for each in certified.signatures]
+    if any(low >= high for low, high in pairwise(signers)):
+        raise Malformed("the signers of a certified record must ascend, each once", param="signatures")
+    message = bytes.fromhex(digest(certified.body))
+    for each in certified.signatures:
+        if not verify_bytes(each.signer, message, bytes.fromhex(each.signature)):
+            raise Unauthorised(f"a signature on this {type(certified.body).__name__.lower()} is not by {each.signer}")
+    return frozenset(signers)
 
 
 class _Unsigned(Value):

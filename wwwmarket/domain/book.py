@@ -5,9 +5,10 @@ A contract reads a ``Book`` and returns rows: whole new values of what it change
 
 from typing import Protocol, TypeAlias
 
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
-from wwwmarket.domain.records import Award, Offer
+from wwwmarket.domain.records import Award, Offer, RuleId, Upgrade
 from wwwmarket.domain.shape import Value
 
 
@@ -31,6 +32,19 @@ class OpenAward(Value):
     provider: AccountId
     award: Award
     awarded_ms: Millis
+
+
+class Governance(Value):
+    """Who may decide, and what is in force: ``decrees`` counts those followed, ``minted_micro`` what came by them.
+
+    ``upgrade`` is decided and waits for its index.
+    """
+
+    committee: Committee
+    contracts: dict[RuleId, Digest]
+    decrees: Count = 0
+    minted_micro: MicroCredits = 0
+    upgrade: Upgrade | None = None
 
 
 class AccountRow(Value):

@@ -8,6 +8,7 @@ from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta, Raw
 
+from wwwmarket.domain.committee import MEMBERS_MAX, Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId, SealingKey, Signature
 from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, PartsPerMillion, Prices, Slo, Tokens, Usage
@@ -29,6 +30,20 @@ class Signed(Value, Generic[T]):
     body: T
     signer: AccountId
     signature: Signature
+
+
+class Certification(Value):
+    """One signature on a record that several sign."""
+
+    signer: AccountId
+    signature: Signature
+
+
+class Certified(Value, Generic[T]):
+    """A record with the claim that many said it. Nothing may rest on it before ``crypto.signing.verify_certified``."""
+
+    body: T
+    signatures: Annotated[tuple[Certification, ...], Meta(max_length=MEMBERS_MAX)]
 
 
 class NodeAddress(Value):
@@ -185,7 +200,9 @@ class Grant(Value):
 
 
 class Genesis(Record, tag="genesis/v1"):
-    """Entry 0: the log's name, its operator, the contracts in force by source hash, and all the credits there are."""
+    """Entry 0: the log's name, its operator, the contracts in force by source hash, the credits to begin with, and the
+    committee that makes its history final.
+    """
 
     origin: Origin
     operator: AccountId
@@ -193,6 +210,7 @@ class Genesis(Record, tag="genesis/v1"):
     contracts: Annotated[dict[RuleId, Digest], Meta(max_length=64)]
     grants: Annotated[tuple[Grant, ...], Meta(max_length=256)]
     at_ms: Millis
+    committee: Committee = Committee()
 
 
 class Mark(Record, tag="mark/v1"):
@@ -205,7 +223,43 @@ class Mark(Record, tag="mark/v1"):
     state_root: Digest
 
 
-Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Transfer | Mark
+class Election(Record, tag="election/v1"):
+    """Puts another committee in the place of the one that certifies it."""
+
+    origin: Origin
+    number: Count
+    committee: Committee
+
+
+class Upgrade(Record, tag="upgrade/v1"):
+    """Puts other contracts in force, all of them named anew, from the entry at ``from_index`` on."""
+
+    origin: Origin
+    number: Count
+    contracts: Annotated[dict[RuleId, Digest], Meta(min_length=1, max_length=64)]
+    from_index: Count
+
+
+class Mint(Record, tag="mint/v1"):
+    """New credits, by the issuer that the committee is."""
+
+    origin: Origin
+    number: Count
+    to: AccountId
+    amount_micro: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+
+
+Resolution: TypeAlias = Election | Upgrade | Mint
+"""What a committee can decide. ``number`` counts the decrees of this log, so that none is followed twice."""
+
+
+class Decree(Record, tag="decree/v1"):
+    """A resolution that a quorum of the committee in office has signed. Whoever has it may write it."""
+
+    resolution: Certified[Resolution]
+
+
+Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Transfer | Mark | Decree
 """What an entry can say."""
 
 

@@ -78,7 +78,7 @@ class Buying:
         machine = auction.Auction(
             bid.body,
             asked,
-            purse.rule,
+            purse.rule(),
             ask_timeout_ms=terms.ask_timeout_ms,
             reserves=reserves,
             margin_ppm=terms.margin_ppm,
@@ -109,7 +109,7 @@ class Buying:
         winning = [one for one in self._contenders(decision) if one.ask.signed == terms.winner]
         if not winning:
             raise Conflict("the award's winner did not win this auction", param="winner")
-        machine = award.Buyer(decision.bid, tuple(winning), decision.decided.digests, self.purse.rule, self._terms())
+        machine = award.Buyer(decision.bid, tuple(winning), decision.decided.digests, self.purse.rule(), self._terms())
         delivery = Delivery(self.purse, machine, decision, goods)
         delivery.signed(entry, terms, self.purse.submit(entry), attempt=1)
         adopted = award.Adopted(at_ms=self.purse.clock.now_ms(), award=entry.id)
@@ -236,7 +236,7 @@ class Buying:
 
     def _buyer(self, decision: Decision) -> award.Buyer:
         contenders = self._contenders(decision)
-        return award.Buyer(decision.bid, contenders, decision.decided.digests, self.purse.rule, self._terms())
+        return award.Buyer(decision.bid, contenders, decision.decided.digests, self.purse.rule(), self._terms())
 
     def _contenders(self, decision: Decision) -> tuple[award.Contender, ...]:
         return tuple(

@@ -31,7 +31,7 @@ from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
 from wwwmarket.ports.transport import Transport
-from wwwmarket.rules.registry import AwardV1
+from wwwmarket.rules.registry import AwardRule
 
 _log = logging.getLogger("wwwmarket.delivery")
 
@@ -83,7 +83,7 @@ class Purse:
     selling: Selling | None
     ask_self: Callable[[messages.AskRequest], messages.Answer]
     author: Author
-    rule: AwardV1
+    rule: Callable[[], AwardRule]
     store: RecordStore
     clock: Clock
     entropy: Entropy

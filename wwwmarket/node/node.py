@@ -157,7 +157,12 @@ class Node:
         self.selling = self.buying.purse.selling = selling
         world = self.world
         self.reviewing = Reviewing(
-            world.registry.award_v1, world.records, world.ledger, world.clock, world.config, self.measures.count
+            lambda: self.replica.state.rules.award,
+            world.records,
+            world.ledger,
+            world.clock,
+            world.config,
+            self.measures.count,
         )
         await selling.restore()
         await self.reviewing.restore()
@@ -285,14 +290,14 @@ class Node:
             )
 
     def _purse(self) -> Purse:
-        world, settlement = self.world, self.world.registry.settlement_v1
+        world, state = self.world, self.replica.state
         return Purse(
             node=self.id,
             transport=world.transport,
             selling=None,
             ask_self=lambda request: self._ask(self.id, request),
             author=self.author,
-            rule=world.registry.award_v1,
+            rule=lambda: state.rules.award,
             store=world.records,
             clock=world.clock,
             entropy=world.entropy,
@@ -301,7 +306,7 @@ class Node:
             order=self.neighbours.order,
             is_newcomer=self.replica.is_newcomer,
             available_micro=lambda account: self.replica.state.account(account).available_micro,
-            cost_micro=settlement.payment,
+            cost_micro=lambda *counted: state.rules.settlement.payment(*counted),  # noqa: PLW0108 - rules change
             settle=self.settle,
             submit=self.submission.submit,
             observe=self.measures.observe,

@@ -22,7 +22,7 @@ from wwwmarket.node import messages
 from wwwmarket.node.service import AsksView
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.store import Change, LedgerStore, RecordStore
-from wwwmarket.rules.registry import AwardV1
+from wwwmarket.rules.registry import AwardRule
 from wwwmarket.rules.state import Applied
 
 _log = logging.getLogger("wwwmarket.reviewing")
@@ -42,7 +42,7 @@ TICK_MS: Final = 1_000
 class Reviewing:
     def __init__(  # noqa: PLR0913, PLR0917 - what a look back needs of its node
         self,
-        rule: AwardV1,
+        rule: Callable[[], AwardRule],
         records: RecordStore,
         ledger: LedgerStore,
         clock: Clock,
@@ -55,7 +55,7 @@ class Reviewing:
         self._clock = clock
         self._config = config
         self._count = count
-        self._machine = outcomes.Outcomes(rule, patience_ms=PATIENCE_MS, kept_ms=KEPT_MS)
+        self._machine = outcomes.Outcomes(rule(), patience_ms=PATIENCE_MS, kept_ms=KEPT_MS)
         self._latest: OrderedDict[Digest, AskOutcome] = OrderedDict()
         self._changes: list[Change] = []
         self._accusations: deque[outcomes.Accuse] = deque(maxlen=EVIDENCE_KEPT_MAX)
@@ -174,7 +174,7 @@ class Reviewing:
             ask=fault.ask, received=fault.received, award=award_leaf[0].decode(), offer=offer_leaf[0].decode()
         )
         try:
-            proven = evidences.judge(evidence, self._rule)
+            proven = evidences.judge(evidence, self._rule())
         except Refusal as refusal:
             _log.warning("evidence about ask of bid %s proves nothing: %s", fault.ask.body.bid, refusal.message)
             return []

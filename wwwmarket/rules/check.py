@@ -7,13 +7,14 @@ from typing import Final, assert_never, cast
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest
-from wwwmarket.crypto.signing import VerifiedEntry, verify
+from wwwmarket.crypto.signing import VerifiedEntry, verify, verify_certified
 from wwwmarket.domain.book import AwardFacts
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
 from wwwmarket.domain.records import (
     Award,
     Body,
+    Decree,
     Genesis,
     Mark,
     Offer,
@@ -27,7 +28,10 @@ _BODY: Final = cast("type[Body]", Body)
 
 
 class Checked(Value):
-    """An entry that says something, by signatures that hold. Made by ``check`` alone. ``facts`` come with an award."""
+    """An entry that says something, by signatures that hold. Made by ``check`` alone.
+
+    ``facts`` come with an award, ``certifiers``, who signed it, with a decree.
+    """
 
     id: EntryId
     account: AccountId
@@ -35,6 +39,7 @@ class Checked(Value):
     prev: EntryId
     body: Body
     facts: AwardFacts | None = None
+    certifiers: frozenset[AccountId] | None = None
 
 
 def check(verified: VerifiedEntry) -> Checked:
@@ -46,24 +51,29 @@ def check(verified: VerifiedEntry) -> Checked:
     """
     entry = verified.entry
     body = canonical.decode(bytes(entry.body), _BODY, bytes_max=canonical.ENTRY_BYTES_MAX)
-    return Checked(
-        id=verified.id, account=entry.account, seq=entry.seq, prev=entry.prev, body=body, facts=_verify_inside(body)
-    )
-
-
-def _verify_inside(body: Body) -> AwardFacts | None:
+    facts, certifiers = None, None
     match body:
         case Award():
-            return _facts(body)
+            facts = _facts(body)
         case Settlement():
             verify(body.attestation)
             if body.receipt is not None:
                 verify(body.receipt)
-            return None
+        case Decree():
+            certifiers = verify_certified(body.resolution)
         case Genesis() | Offer() | Withdrawal() | Transfer() | Mark():
-            return None
+            pass
         case _:
             assert_never(body)
+    return Checked(
+        id=verified.id,
+        account=entry.account,
+        seq=entry.seq,
+        prev=entry.prev,
+        body=body,
+        facts=facts,
+        certifiers=certifiers,
+    )
 
 
 def _facts(award: Award) -> AwardFacts:

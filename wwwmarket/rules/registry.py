@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Final, Protocol, cast
 
 from wwwmarket.domain.book import AwardFacts, Book, Clearing, Row
-from wwwmarket.domain.errors import Conflict
+from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import MicroCredits, Prices, Usage
 from wwwmarket.domain.records import (
@@ -29,16 +29,16 @@ from wwwmarket.domain.records import (
 CATALOGUE: Final = ("account/v1", "award/v1", "offer/v1", "settlement/v1")
 
 
-class AccountV1(Protocol):
+class AccountRule(Protocol):
     def apply(self, book: Book, author: AccountId, entry: EntryId, body: Transfer) -> tuple[Row, ...]: ...
 
 
-class OfferV1(Protocol):
+class OfferRule(Protocol):
     def apply(self, book: Book, author: AccountId, entry: EntryId, body: Offer | Withdrawal) -> tuple[Row, ...]: ...
 
 
-class AwardV1(Protocol):
-    """``contracts/award/v1.py``, where each function is described."""
+class AwardRule(Protocol):
+    """As ``contracts/award/v1.py``, where each function is described."""
 
     def apply(
         self, book: Book, author: AccountId, entry: EntryId, body: Award, facts: AwardFacts
@@ -51,13 +51,23 @@ class AwardV1(Protocol):
     def clear(self, bid: Bid, ask: Ask, offer: Offer, runner_up: Ask | None) -> Clearing: ...
 
 
-class SettlementV1(Protocol):
-    """``contracts/settlement/v1.py``, where each function is described."""
+class SettlementRule(Protocol):
+    """As ``contracts/settlement/v1.py``, where each function is described."""
 
     def apply(self, book: Book, author: AccountId, entry: EntryId, body: Settlement) -> tuple[Row, ...]: ...
     def cost(self, prices: Prices, usage: Usage) -> MicroCredits: ...
     def count(self, award: Award, attestation: Attestation, receipt: Receipt | None) -> Usage: ...
     def payment(self, award: Award, attestation: Attestation, receipt: Receipt | None) -> MicroCredits: ...
+
+
+class Rules:
+    """The contracts in force, one version of each family. A family that is not in force is None."""
+
+    def __init__(self, modules: Mapping[str, ModuleType]) -> None:
+        self.account: Final = cast("AccountRule", modules.get("account"))
+        self.offer: Final = cast("OfferRule", modules.get("offer"))
+        self.award: Final = cast("AwardRule", modules.get("award"))
+        self.settlement: Final = cast("SettlementRule", modules.get("settlement"))
 
 
 class Registry:
@@ -69,10 +79,33 @@ class Registry:
         self.hashes: Final[dict[str, Digest]] = {
             rule: Digest(sha256(sources[rule]).hexdigest()) for rule in sorted(sources)
         }
-        self.account_v1: Final = cast("AccountV1", modules["account/v1"])
-        self.offer_v1: Final = cast("OfferV1", modules["offer/v1"])
-        self.award_v1: Final = cast("AwardV1", modules["award/v1"])
-        self.settlement_v1: Final = cast("SettlementV1", modules["settlement/v1"])
+        self._modules: Final = modules
+
+    def rules(self, contracts: Mapping[str, Digest]) -> Rules:
+        """The contracts that a log has in force.
+
+        Raises:
+            Malformed: two versions of one family (``contract_twice``).
+            Conflict: a rule is unknown here, or its source is another one (``contract_missing``, ``contract_differs``).
+        """
+        self.require(contracts)
+        families = [family_of(rule) for rule in contracts]
+        if len(set(families)) < len(families):
+            raise Malformed("one version of each contract is in force", param="contracts", reason="contract_twice")
+        return Rules({family_of(rule): self._modules[rule] for rule in contracts})
+
+    @property
+    def latest(self) -> dict[str, Digest]:
+        """The newest version of each contract, by source hash: what a new log begins with."""
+        newest: dict[str, str] = {}
+        for rule in sorted(self.hashes, key=_version_of):
+            newest[family_of(rule)] = rule
+        return {rule: self.hashes[rule] for rule in sorted(newest.values())}
+
+    @property
+    def current(self) -> Rules:
+        """The newest contracts."""
+        return self.rules(self.latest)
 
     @classmethod
     def load(cls) -> "Registry":
@@ -99,6 +132,15 @@ class Registry:
                     param="contracts",
                     reason="contract_differs",
                 )
+
+
+def family_of(rule: str) -> str:
+    """``award`` of ``award/v2``."""
+    return rule.partition("/")[0]
+
+
+def _version_of(rule: str) -> int:
+    return int(rule.partition("/v")[2])
 
 
 def _folder() -> Path:

@@ -12,15 +12,38 @@ An entry is refused unless
 a genesis, unless
 
 4. its operator signed it (``not_operator``),
-5. the contracts that it names are those of this program (``contract_missing``, ``contract_differs``),
+5. the contracts that it names are those of this program, one version of each (``contract_missing``,
+   ``contract_differs``, ``contract_twice``),
 6. it grants to each account once (``granted_twice``),
-7. and at most 2^53 - 1 micro-credits in all (``overflow``);
+7. and at most 2^53 - 1 micro-credits in all (``overflow``),
+8. no two members of its committee share a name, an account or a key (``member_twice``);
 
 a mark, unless
 
-8. the operator signed it (``not_operator``),
-9. time does not go back (``time_goes_back``),
-10. its root is that of the state before it (``other_state``).
+9. the operator signed it (``not_operator``),
+10. time does not go back (``time_goes_back``),
+11. its root is that of the state before it (``other_state``);
+
+a decree, unless
+
+12. it is of this log (``other_log``),
+13. and the next in number (``other_number``),
+14. only members of the committee in office signed it (``not_member``),
+15. a quorum of them (``no_quorum``);
+
+an election, unless
+
+16. the new committee has members, as in 8 (``no_members``, ``member_twice``);
+
+an upgrade, unless
+
+17. it takes effect after the entry that decrees it (``too_late``),
+18. no other is waiting (``upgrade_waiting``),
+19. and this program has its contracts, as in 5;
+
+new credits, unless
+
+20. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``).
 
 How far a mark's time may be from the clock on the wall is for the mirrors to judge before they cosign.
 """
@@ -30,24 +53,38 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, OfferRow, Row
-from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Stale
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, OfferRow, Row
+from wwwmarket.domain.committee import Committee
+from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Stale, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import INTEGER_MAX, Count, Millis
-from wwwmarket.domain.records import Award, Genesis, Mark, Offer, Settlement, Transfer, Withdrawal
+from wwwmarket.domain.records import (
+    Award,
+    Decree,
+    Election,
+    Genesis,
+    Mark,
+    Mint,
+    Offer,
+    Resolution,
+    Settlement,
+    Transfer,
+    Upgrade,
+    Withdrawal,
+)
 from wwwmarket.domain.shape import Record, Value
 from wwwmarket.rules.check import Checked
-from wwwmarket.rules.registry import Registry
+from wwwmarket.rules.registry import Registry, Rules
 from wwwmarket.rules.tables import ChainHead, Tables
 
-RULES: Final = {
-    Transfer: "account/v1",
-    Offer: "offer/v1",
-    Withdrawal: "offer/v1",
-    Award: "award/v1",
-    Settlement: "settlement/v1",
+FAMILIES: Final = {
+    Transfer: "account",
+    Offer: "offer",
+    Withdrawal: "offer",
+    Award: "award",
+    Settlement: "settlement",
 }
-"""Which contract says what follows from a body; genesis and mark are of the state itself."""
+"""Which contract says what follows from a body; genesis, mark and decree are of the state itself."""
 
 
 class Applied(Value):
@@ -69,6 +106,7 @@ class Snapshot(Record, tag="snapshot/v1"):
 
     genesis: Genesis
     genesis_entry: EntryId
+    governance: Governance
     now_ms: Millis
     size: Count
     accounts: tuple[AccountRow, ...]
@@ -81,15 +119,25 @@ class State(Tables):
     def __init__(self, registry: Registry) -> None:
         super().__init__()
         self._registry = registry
+        self._rules: Rules | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """The contracts in force for the next entry. Raises Unavailable before the genesis."""
+        if self._rules is None:
+            raise Unavailable("this ledger has not begun", retry_after_ms=1_000)
+        return self._rules
 
     def apply(self, checked: Checked) -> Applied:
         """Follow the next entry of the log. Raises a Refusal as listed above, and then has changed nothing."""
         self._check_place(checked)
+        total_micro = self.total_micro
         rows = self._follow(checked)
         created_micro = self._write(rows)
-        assert created_micro == (self.total_micro if isinstance(checked.body, Genesis) else 0), "credits are conserved"
+        assert created_micro == self.total_micro - total_micro, "credits are conserved"
         self._write_chain(checked.account, ChainHead(checked.seq + 1, checked.id))
         self._size += 1
+        self._upgrade_if_due()
         return Applied(index=self._size - 1, checked=checked, rows=rows)
 
     def _check_place(self, checked: Checked) -> None:
@@ -103,26 +151,29 @@ class State(Tables):
             )
         if isinstance(checked.body, Genesis) != (self._size == 0):  # 2
             raise Conflict("entry 0 is the genesis, and no other is", param="body", reason="genesis")
-        rule = RULES.get(type(checked.body))
-        if rule is not None and self._genesis is not None and rule not in self._genesis.contracts:  # 3
-            raise Conflict(f"the genesis does not put {rule} in force", param="body", reason="not_in_force")
+        family = FAMILIES.get(type(checked.body))
+        if family is not None and self._rules is not None and getattr(self._rules, family) is None:  # 3
+            raise Conflict(f"no version of the contract {family} is in force", param="body", reason="not_in_force")
 
-    def _follow(self, checked: Checked) -> tuple[Row, ...]:
-        registry, author, entry = self._registry, checked.account, checked.id
+    def _follow(self, checked: Checked) -> tuple[Row, ...]:  # noqa: PLR0911 - one for each body
+        author, entry = checked.account, checked.id
         match checked.body:
             case Transfer():
-                return registry.account_v1.apply(self, author, entry, checked.body)
+                return self.rules.account.apply(self, author, entry, checked.body)
             case Offer() | Withdrawal():
-                return registry.offer_v1.apply(self, author, entry, checked.body)
+                return self.rules.offer.apply(self, author, entry, checked.body)
             case Award():
                 assert checked.facts is not None, "an award is checked with its facts"
-                return registry.award_v1.apply(self, author, entry, checked.body, checked.facts)
+                return self.rules.award.apply(self, author, entry, checked.body, checked.facts)
             case Settlement():
-                return registry.settlement_v1.apply(self, author, entry, checked.body)
+                return self.rules.settlement.apply(self, author, entry, checked.body)
             case Mark():
                 return self._mark(author, checked.body)
             case Genesis():
                 return self._begin(checked, checked.body)
+            case Decree():
+                assert checked.certifiers is not None, "a decree is checked with its signers"
+                return self._decree(checked.body.resolution.body, checked.certifiers)
             case _:
                 assert_never(checked.body)
 
@@ -131,11 +182,13 @@ class State(Tables):
             raise Forbidden(
                 "a genesis is signed by the operator that it names", param="operator", reason="not_operator"
             )
-        self._registry.require(genesis.contracts)  # 5
+        rules = self._registry.rules(genesis.contracts)  # 5
         if len({grant.account for grant in genesis.grants}) < len(genesis.grants):  # 6
             raise Malformed("a genesis grants to each account once", param="grants", reason="granted_twice")
         if sum(grant.amount_micro for grant in genesis.grants) > INTEGER_MAX:  # 7
             raise Malformed(f"a genesis grants at most {INTEGER_MAX} micro-credits", param="grants", reason="overflow")
+        _check_members(genesis.committee)  # 8
+        self._rules = rules
         self._write_genesis(genesis, checked.id)
         return tuple(
             AccountRow(id=grant.account, value=Account(available_micro=grant.amount_micro)) for grant in genesis.grants
@@ -143,15 +196,75 @@ class State(Tables):
 
     def _mark(self, author: AccountId, mark: Mark) -> tuple[Row, ...]:
         assert self._genesis is not None, "a genesis comes first"
-        if author != self._genesis.operator:  # 8
+        if author != self._genesis.operator:  # 9
             raise Forbidden("only the operator marks", reason="not_operator")
-        if mark.at_ms < self._now_ms:  # 9
+        if mark.at_ms < self._now_ms:  # 10
             raise Stale(f"the ledger's time is {self._now_ms} already", param="at_ms", reason="time_goes_back")
         root = self.root()
-        if mark.state_root != root:  # 10
+        if mark.state_root != root:  # 11
             raise Conflict(f"the state before this mark has root {root}", param="state_root", reason="other_state")
         self._now_ms = mark.at_ms
         return self._expire()
+
+    def _decree(self, resolution: Resolution, certifiers: frozenset[AccountId]) -> tuple[Row, ...]:
+        assert self._genesis is not None, "a genesis comes first"
+        governance = self.governance
+        if resolution.origin != self._genesis.origin:  # 12
+            raise Conflict(f"that decree is of the log {resolution.origin}", param="origin", reason="other_log")
+        if resolution.number != governance.decrees:  # 13
+            raise Conflict(f"the next decree is number {governance.decrees}", param="number", reason="other_number")
+        strangers = certifiers - {member.account for member in governance.committee.members}
+        if strangers:  # 14
+            raise Forbidden(f"{min(strangers)} is no member of the committee", param="signatures", reason="not_member")
+        quorum = governance.committee.quorum
+        if not 0 < quorum <= len(certifiers):  # 15
+            raise Forbidden(
+                f"{len(certifiers)} members have signed, and {quorum or 'no'} of a committee decree",
+                param="signatures",
+                reason="no_quorum",
+            )
+        decreed = replace(governance, decrees=governance.decrees + 1)
+        match resolution:
+            case Election():
+                return self._elect(decreed, resolution)
+            case Upgrade():
+                return self._decide_upgrade(decreed, resolution)
+            case Mint():
+                return self._mint(decreed, resolution)
+            case _:
+                assert_never(resolution)
+
+    def _elect(self, decreed: Governance, election: Election) -> tuple[Row, ...]:
+        if not election.committee.members:  # 16
+            raise Malformed("a committee has members", param="committee", reason="no_members")
+        _check_members(election.committee)
+        self._write_governance(replace(decreed, committee=election.committee))
+        return ()
+
+    def _decide_upgrade(self, decreed: Governance, upgrade: Upgrade) -> tuple[Row, ...]:
+        if upgrade.from_index <= self._size:  # 17
+            raise Stale(f"entry {self._size} decrees it", param="from_index", reason="too_late")
+        if decreed.upgrade is not None:  # 18
+            raise Conflict("another upgrade is waiting", param="number", reason="upgrade_waiting")
+        self._registry.rules(upgrade.contracts)  # 19
+        self._write_governance(replace(decreed, upgrade=upgrade))
+        return ()
+
+    def _mint(self, decreed: Governance, mint: Mint) -> tuple[Row, ...]:
+        if self.total_micro + mint.amount_micro > INTEGER_MAX:  # 20: no account can hold more than all together
+            raise Conflict("there cannot be so many credits", param="amount_micro", reason="overflow")
+        account = self.account(mint.to)
+        self._write_governance(replace(decreed, minted_micro=decreed.minted_micro + mint.amount_micro))
+        return (
+            AccountRow(id=mint.to, value=replace(account, available_micro=account.available_micro + mint.amount_micro)),
+        )
+
+    def _upgrade_if_due(self) -> None:
+        governance = self.governance
+        if governance.upgrade is not None and governance.upgrade.from_index == self._size:
+            contracts = governance.upgrade.contracts
+            self._rules = self._registry.rules(contracts)
+            self._write_governance(replace(governance, contracts=contracts, upgrade=None))
 
     def _expire(self) -> tuple[Row, ...]:
         """What falls due by now: locks return to clients, then bonds to providers."""
@@ -186,6 +299,7 @@ class State(Tables):
             Snapshot(
                 genesis=self._genesis,
                 genesis_entry=self._anchor,
+                governance=self.governance,
                 now_ms=self._now_ms,
                 size=self._size,
                 accounts=tuple(AccountRow(id=name, value=value) for name, value in sorted(self._accounts.items())),
@@ -207,8 +321,8 @@ class State(Tables):
             Conflict: the contracts in force are not those of this program.
         """
         snapshot = canonical.decode(data, Snapshot, bytes_max=len(data))
-        registry.require(snapshot.genesis.contracts)
         state = cls(registry)
+        state._rules = registry.rules(snapshot.governance.contracts)
         state._restore(snapshot)
         if state.root() != root:
             raise Malformed(f"the snapshot is not of the state with root {root}", reason="other_state")
@@ -216,6 +330,7 @@ class State(Tables):
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._write_genesis(snapshot.genesis, snapshot.genesis_entry)
+        self._write_governance(snapshot.governance)
         self._now_ms = snapshot.now_ms
         self._size = snapshot.size
         for account, value in {row.id: row.value for row in snapshot.accounts}.items():
@@ -228,3 +343,10 @@ class State(Tables):
         for award, opened in {row.id: row.value for row in snapshot.awards}.items():
             if opened is not None:
                 self._write_award(award, opened)
+
+
+def _check_members(committee: Committee) -> None:
+    members = committee.members
+    for shared in ("name", "account", "cosigner"):
+        if len({getattr(member, shared) for member in members}) < len(members):
+            raise Malformed(f"two members have one {shared}", param="committee", reason="member_twice")

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import digest
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.domain.records import Genesis
@@ -18,6 +19,7 @@ from wwwmarket.rules.deadlines import Deadlines
 _Table: TypeAlias = Literal["account", "chain", "offer", "award"]
 
 EMPTY: Final = Account()
+UNGOVERNED: Final = Governance(committee=Committee(), contracts={})
 
 
 class ChainHead(NamedTuple):
@@ -33,6 +35,8 @@ class Tables:
     def __init__(self) -> None:
         self._genesis: Genesis | None = None
         self._genesis_digest: Digest | None = None
+        self._granted_micro: MicroCredits = 0
+        self._governance = UNGOVERNED
         self._anchor: EntryId = NO_ENTRY
         self._now_ms: Millis = 0
         self._size: Count = 0
@@ -46,6 +50,7 @@ class Tables:
         self._awards_due = Deadlines()
         self._commitment = Commitment()
         self._unhashed: set[tuple[_Table, str]] = set()
+        self._governance_unhashed = False
 
     @property
     def genesis(self) -> Genesis | None:
@@ -54,8 +59,13 @@ class Tables:
 
     @property
     def total_micro(self) -> MicroCredits:
-        """All the credits there are: those that the genesis granted."""
-        return sum(grant.amount_micro for grant in self._genesis.grants) if self._genesis else 0
+        """All the credits there are: those that the genesis granted, and those that decrees added."""
+        return self._granted_micro + self._governance.minted_micro
+
+    @property
+    def governance(self) -> Governance:
+        """The committee in office and the contracts in force; nothing before the genesis."""
+        return self._governance
 
     @property
     def now_ms(self) -> Millis:
@@ -111,13 +121,22 @@ class Tables:
             self._commitment.put(table, key, tables[table].get(key))
         self._unhashed.clear()
         self._commitment.put("ledger", "", (self._genesis_digest, self._now_ms, self._size))
+        if self._governance_unhashed:
+            self._commitment.put("governance", "", self._governance)
+            self._governance_unhashed = False
         return self._commitment.root()
 
     def _write_genesis(self, genesis: Genesis, entry: EntryId) -> None:
         self._genesis = genesis
         self._anchor = entry
         self._genesis_digest = digest(genesis)
+        self._granted_micro = sum(grant.amount_micro for grant in genesis.grants)
         self._now_ms = genesis.at_ms
+        self._write_governance(Governance(committee=genesis.committee, contracts=genesis.contracts))
+
+    def _write_governance(self, governance: Governance) -> None:
+        self._governance = governance
+        self._governance_unhashed = True
 
     def _write(self, rows: Iterable[Row]) -> MicroCredits:
         """Write whole rows. Returns by how much all credits together have changed, which may be negative."""

@@ -72,7 +72,7 @@ class Books:
             origin=ORIGIN,
             operator=self.key.account,
             operator_address=NodeAddress(node=NodeId(self.key.account)),
-            contracts=dict(self.registry.hashes),
+            contracts=dict(self.registry.latest),
             grants=(Grant(account=self.key.account, amount_micro=granted),),
             at_ms=EPOCH_MS,
         )

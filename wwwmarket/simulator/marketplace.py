@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Final
 
+from wwwmarket.config import WAN
 from wwwmarket.crypto.digest import request_digest
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, sign
+from wwwmarket.dispatch.output_length import OutputLengths
 from wwwmarket.domain.book import ListedOffer
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import EntryId, NodeId
@@ -19,12 +21,12 @@ from wwwmarket.domain.quantity import Slo
 from wwwmarket.domain.records import Award, Bid, Inclusion, Settlement
 from wwwmarket.market import auction, award, execution, offer
 from wwwmarket.simulator.books import MARK_US, Books, Chain
-from wwwmarket.simulator.lengths import Means
+from wwwmarket.simulator.live_views import LiveViews
 from wwwmarket.simulator.providing import REQUEST, SALT, Notary, Provider
 from wwwmarket.simulator.views import StaticViews, Views
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
-ASK_TIMEOUT_MS: Final = 600
+ASK_TIMEOUT_MS: Final = WAN.auction.ask_timeout_ms
 PATIENCE_PERCENT: Final = 200
 """A client rather has its answer late than not at all, up to this part of its objective; that is what it bids."""
 MARGIN_PPM: Final = 500_000
@@ -35,15 +37,15 @@ RETRIES: Final = 2
 RETRY_AFTER_US: Final = 1_000_000
 CRASH_NOTICED_US: Final = 1_000_000
 """Until a connection to a node that is gone is given up."""
-BID_VALIDITY_MS: Final = 30_000
+CONFIG: Final = WAN.execution
 TERMS: Final = award.Terms(
-    attempts_max=3,
-    bound_base_ms=30_000,
-    bound_factor=10,
-    execution_max_ms=1_800_000,
-    claim_after_ms=5_000,
-    claim_window_ms=60_000,
-    first_token_slack_ms=2_000,
+    attempts_max=WAN.auction.attempts_max,
+    bound_base_ms=CONFIG.bound_base_ms,
+    bound_factor=CONFIG.bound_factor,
+    execution_max_ms=CONFIG.execution_max_ms,
+    claim_after_ms=CONFIG.claim_after_ms,
+    claim_window_ms=CONFIG.claim_window_ms,
+    first_token_slack_ms=CONFIG.first_token_slack_ms,
 )
 
 
@@ -52,12 +54,11 @@ class Market:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.views: Views = StaticViews(world)
-        self.chance = world.chance("policy/market")
         self.notary = Notary()
-        self.lengths = Means(world.setup.output_tokens_prior)
+        self.lengths = [OutputLengths() for _ in world.nodes]
         keys = [_key(world.setup.seed, "provider", node.index) for node in world.nodes]
         clients = [_key(world.setup.seed, "client", node.index) for node in world.nodes]
+        self.views: Views = LiveViews(world, keys) if world.setup.overlay == "live" else StaticViews(world)
         self.ledger = Ledger(world, keys, clients)
         self.providers = [
             Provider(world, self.ledger.books, node, key) for node, key in zip(world.nodes, keys, strict=True)
@@ -84,6 +85,7 @@ class Market:
             Purchase(self, trip, home).begin()
 
     def gone(self, node: NodeTwin, *, crash: bool) -> None:
+        self.views.gone(node, crash=crash)
         provider = self.providers[node.index]
         if not crash:
             provider.seller.step(offer.DrainBegun())
@@ -95,6 +97,7 @@ class Market:
 
     def came(self, node: NodeTwin) -> None:
         """Its offer stood on the ledger already; now it answers."""
+        self.views.came(node)
 
     def watch(self, name: EntryId, purchase: "Purchase") -> None:
         self._purchases[name] = purchase
@@ -165,7 +168,7 @@ class Purchase:
         machine = auction.Auction(
             bid,
             [self._market.candidates[node.index] for node in (*own, *others)],
-            self._market.ledger.books.registry.award_v1,
+            self._market.ledger.books.state.rules.award,
             ask_timeout_ms=ASK_TIMEOUT_MS,
             reserves=[self._market.candidates[node.index] for node in reserves],
             margin_ppm=MARGIN_PPM,
@@ -176,11 +179,8 @@ class Purchase:
     def _draw(self) -> tuple[list[NodeTwin], list[NodeTwin], list[NodeTwin]]:
         market, setup, request = self._market, self._world.setup, self._trip.request
         own = self._fitting([self._home]) if self._home.spec.serves == request.model and self._home.up else []
-        near = self._fitting(market.views.of(self._home, request.model))
-        market.chance.shuffle(near)
-        beyond = self._fitting(market.views.beyond(self._home, request.model))
-        market.chance.shuffle(beyond)
-        return own, near[: setup.asked], [*near[setup.asked :], *beyond][: setup.asked_more]
+        others = self._fitting(market.views.ranked(self._home, request.model))
+        return own, others[: setup.asked], others[setup.asked :][: setup.asked_more]
 
     def _fitting(self, nodes: Sequence[NodeTwin]) -> list[NodeTwin]:
         """Those whose offered context has room for the request."""
@@ -197,21 +197,24 @@ class Purchase:
 
     def _make_bid(self, slo: Slo) -> Bid:
         request, setup, now_ms = self._trip.request, self._world.setup, self._world.loop.now_ms
-        expected = self._market.lengths.expected(self._home.index, request.model)
+        longest = setup.output_tokens_max
+        expected = (
+            self._market.lengths[self._home.index].expected(self._chain.key.account, request.model, longest).expected
+        )
         return Bid(
             client=self._chain.key.account,
             model=ModelRequirement(name=request.model),
             input_tokens=request.input_tokens,
             max_input_tokens=request.input_tokens,
-            expected_output_tokens=min(expected, setup.output_tokens_max),
-            max_output_tokens=setup.output_tokens_max,
+            expected_output_tokens=expected,
+            max_output_tokens=longest,
             max_price_micro=10**9,
             time_value_micro_per_s=setup.time_value_micro_per_s,
             slo=slo,
             request_digest=request_digest(SALT, REQUEST),
             auctioneer=NodeId(self._chain.key.account),
             issued_ms=now_ms,
-            expires_ms=now_ms + BID_VALIDITY_MS,
+            expires_ms=now_ms + WAN.auction.bid_validity_ms,
         )
 
     def _in_auction(self, machine: auction.Auction, event: auction.Event) -> None:
@@ -263,7 +266,7 @@ class Purchase:
         contenders = tuple(
             award.Contender(digest=s.digest, ask=s.ask, offer=s.candidate.listed.offer) for s in decided.standings
         )
-        rule = self._market.ledger.books.registry.award_v1
+        rule = self._market.ledger.books.state.rules.award
         self._buyer = award.Buyer(self._bid.body, contenders, decided.digests, rule, TERMS)
         self._in_award(award.Begun(at_ms=self._world.loop.now_ms))
 
@@ -323,7 +326,9 @@ class Purchase:
         request = self._trip.request
         self._trip.finish_us = self._world.loop.now_us
         self._market.forget(finish.award)
-        self._market.lengths.observe(self._home.index, request.model, request.output_tokens)
+        account, longest = self._chain.key.account, self._world.setup.output_tokens_max
+        learnt = self._market.lengths[self._home.index]
+        learnt.observe(account, request.model, request.output_tokens, max_output_tokens=longest)
 
     def _sign(self, effect: award.SignAward) -> None:
         entry = self._chain.sign(effect.award)

@@ -85,7 +85,7 @@ class Gateway:
 
     def award(self, bid: Bid, ask: Verified[Ask], **changes: Any) -> Award:
         now_ms = self.town.clock.now_ms()
-        clearing = REGISTRY.award_v1.clear(bid, ask.body, self.offer[1], None)
+        clearing = REGISTRY.current.award.clear(bid, ask.body, self.offer[1], None)
         award = Award(
             bid=bid,
             winner=ask.signed,

@@ -17,7 +17,7 @@ from wwwmarket.node import messages, reviewing
 from wwwmarket.node.reviewing import EVIDENCE, OUTCOME
 from wwwmarket.simulator.engine import Begin, Break, Pause
 
-RULE = REGISTRY.award_v1
+RULE = REGISTRY.current.award
 
 
 async def street(town: Town, **plays) -> tuple[House, House]:

@@ -37,7 +37,7 @@ def answer(place: int, price: int | None) -> auction.Event:
 
 
 def decide(events) -> auction.Decided:
-    machine = auction.Auction(BID, CANDIDATES, REGISTRY.award_v1, ask_timeout_ms=150)
+    machine = auction.Auction(BID, CANDIDATES, REGISTRY.current.award, ask_timeout_ms=150)
     machine.step(auction.Opened(at_ms=NOW))
     effects = [effect for event in events for effect in machine.step(event)]
     effects += machine.step(auction.DeadlineReached(at_ms=NOW + 150))

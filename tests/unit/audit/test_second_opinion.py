@@ -42,7 +42,7 @@ def test_a_contract_that_takes_any_winner_is_found(monkeypatch):
     body = ledger.award_body(ledger.list_offers())
     swapped = replace(body, winner=body.runner_up, runner_up=body.winner)
     offer = ledger.state.offer(swapped.winner.body.offer).offer
-    clearing = lax.award_v1.clear(body.bid, swapped.winner.body, offer, swapped.runner_up.body)
+    clearing = lax.current.award.clear(body.bid, swapped.winner.body, offer, swapped.runner_up.body)
     ledger.submit(CLIENT, replace(swapped, prices=clearing.prices, locked_micro=clearing.locked_micro))
     ledger.mark(NOW)
     assert blamed(audit(log_files(ledger.leaves), registry=lax)) == [(12, AWARD)]

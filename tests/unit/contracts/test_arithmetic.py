@@ -27,7 +27,7 @@ from tests.unit.rules.world import (
 from wwwmarket.domain.errors import Conflict, Refusal
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Slo
 
-award_v1, settlement_v1 = REGISTRY.award_v1, REGISTRY.settlement_v1
+award_v1, settlement_v1 = REGISTRY.current.award, REGISTRY.current.settlement
 OFFER, RIVAL_OFFER, AWARD = named("the offer"), named("the rival's offer"), named("the award")
 
 price = st.integers(0, 10**12) | st.integers(0, 2_000_000)

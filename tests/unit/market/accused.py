@@ -21,7 +21,7 @@ from wwwmarket.crypto.signing import entry_id, sign, sign_entry
 from wwwmarket.domain.identity import NO_ENTRY
 from wwwmarket.domain.records import AsksReceived, Evidence
 
-RULE = REGISTRY.award_v1
+RULE = REGISTRY.current.award
 AUCTIONEER = OPERATOR
 BID = make_bid()
 OFFER_ENTRY = sign_entry(PROVIDER, seq=0, prev=NO_ENTRY, body=make_offer())

@@ -16,10 +16,10 @@ from wwwmarket.rules.registry import CATALOGUE, Registry
 
 SOURCES = {rule: (Path(door.__file__).parents[2] / f"contracts/{rule}.py").read_bytes() for rule in CATALOGUE}
 PROTOCOLS = {
-    "account_v1": door.AccountV1,
-    "offer_v1": door.OfferV1,
-    "award_v1": door.AwardV1,
-    "settlement_v1": door.SettlementV1,
+    "account": door.AccountRule,
+    "offer": door.OfferRule,
+    "award": door.AwardRule,
+    "settlement": door.SettlementRule,
 }
 
 
@@ -34,7 +34,7 @@ def test_what_runs_is_what_is_hashed():
     edited = Registry(SOURCES | {"account/v1": other})
     assert edited.hashes["account/v1"] == sha256(other).hexdigest() != Registry.load().hashes["account/v1"]
     with pytest.raises(Malformed) as refused:
-        edited.account_v1.apply(
+        edited.current.account.apply(
             DictBook(now_ms=NOW), CLIENT.account, NO_ENTRY, Transfer(to=CLIENT.account, amount_micro=1)
         )
     assert refused.value.reason == "to_oneself"
@@ -92,7 +92,7 @@ def test_an_unknown_contract_is_refused():
 @pytest.mark.parametrize("rule", PROTOCOLS)
 def test_each_contract_is_what_its_protocol_says(rule):
     """A contract's public functions have the very signatures of its protocol, and there are no others."""
-    contract = getattr(Registry.load(), rule)
+    contract = getattr(Registry.load().current, rule)
     promised = {
         name: body for name, body in vars(PROTOCOLS[rule]).items() if inspect.isfunction(body) and name[0] != "_"
     }

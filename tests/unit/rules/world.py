@@ -107,7 +107,7 @@ def make_ask(provider: KeyPair, bid: Bid, offer: EntryId, /, **changes) -> Verif
 
 
 def make_award(bid: Bid, winner: Verified[Ask], offer: Offer, runner_up: Verified[Ask] | None, **changes) -> Award:
-    clearing = REGISTRY.award_v1.clear(bid, winner.body, offer, runner_up.body if runner_up else None)
+    clearing = REGISTRY.current.award.clear(bid, winner.body, offer, runner_up.body if runner_up else None)
     asks = sorted(digest(ask.body) for ask in (winner, runner_up) if ask)
     award = Award(
         bid=bid,

@@ -40,6 +40,7 @@ from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Slo
 from wwwmarket.domain.records import Award, Body, Transfer, Withdrawal
 from wwwmarket.domain.shape import Value
+from wwwmarket.rules.registry import family_of
 
 FOLDER = Path(__file__).parent
 ENTRY = named("the entry")
@@ -69,7 +70,7 @@ class Vectors(Value):
 
 def follow(contract: str, case: Case) -> Case:
     """The case with what follows from it today."""
-    rule = getattr(REGISTRY, contract.replace("/", "_"))
+    rule = getattr(REGISTRY.rules({contract: REGISTRY.hashes[contract]}), family_of(contract))
     facts = () if case.facts is None else (case.facts,)
     try:
         rows = rule.apply(case.book, case.author, case.entry, case.body, *facts)

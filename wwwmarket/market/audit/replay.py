@@ -12,11 +12,11 @@ from wwwmarket.crypto.digest import digest
 from wwwmarket.domain.book import Account, OpenAward
 from wwwmarket.domain.errors import InsufficientCredit, Refusal
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, EntryId
-from wwwmarket.domain.records import Award, Body, Genesis, Mark, Offer, Settlement, Transfer, Withdrawal
+from wwwmarket.domain.records import Award, Body, Decree, Genesis, Mark, Offer, Settlement, Transfer, Withdrawal
 from wwwmarket.market.audit.balances import Balances, conservation_fault, expiry_fault
 from wwwmarket.market.audit.findings import Check, Findings
 from wwwmarket.rules.check import Checked
-from wwwmarket.rules.registry import Registry
+from wwwmarket.rules.registry import AwardRule, Registry, SettlementRule
 from wwwmarket.rules.state import Applied, State
 from wwwmarket.rules.tables import ChainHead
 
@@ -62,7 +62,7 @@ def check_of(body: Body, refusal: Refusal) -> Check:
     match body:
         case _ if isinstance(refusal, InsufficientCredit) or refusal.reason == "overflow":
             check = Check.CONSERVED
-        case Genesis() if refusal.reason in {"contract_missing", "contract_differs"}:
+        case Genesis() | Decree() if refusal.reason in {"contract_missing", "contract_differs"}:
             check = Check.CONTRACTS
         case Mark():
             check = Check.MARKS
@@ -80,7 +80,6 @@ class Replay:
         self.state: Final = State(registry)
         self.balances: Final = Balances(findings)
         self.counts: Final[dict[type, int]] = dict.fromkeys((Offer, Award, Settlement, Transfer), 0)
-        self._registry = registry
         self._findings = findings
         self._stopped = False
         self._anchor: EntryId | None = NO_ENTRY
@@ -156,15 +155,16 @@ class Replay:
         settled = state.award(body.award) if isinstance(body, Settlement) else None
         parties = (settled.client, settled.provider) if settled else ()
         before = {account: state.account(account) for account in parties}
+        rules = state.rules if state.genesis else None
         try:
             applied = state.apply(placed)
         except Refusal as refusal:
             return self._refused(index, checked, placed, refusal)
         self._took(index, applied)
-        if isinstance(body, Award):
-            self._check_auction(index, checked.account, body)
-        elif isinstance(body, Settlement) and settled is not None:
-            self._check_payment(index, body, settled, before)
+        if isinstance(body, Award) and rules is not None:
+            self._check_auction(index, checked.account, body, rules.award)
+        elif isinstance(body, Settlement) and settled is not None and rules is not None:
+            self._check_payment(index, body, settled, before, rules.settlement)
         return True
 
     def _examine(self, body: Body) -> None:
@@ -224,9 +224,9 @@ class Replay:
             self._shadow.clear()
             self._lost = True
 
-    def _check_auction(self, index: int, account: AccountId, award: Award) -> None:
+    def _check_auction(self, index: int, account: AccountId, award: Award, rule: AwardRule) -> None:
         """Check 12: the contract took it; its own functions say again who wins, at what price."""
-        rule, bid, winner = self._registry.award_v1, award.bid, award.winner.body
+        bid, winner = award.bid, award.winner.body
         listed = self.state.offer(winner.offer)
         runner_up = award.runner_up.body if award.runner_up else None
         if listed is None:
@@ -241,11 +241,16 @@ class Replay:
         self._findings.add(Check.AUCTION, fault, entry=index, account=account)
 
     def _check_payment(
-        self, index: int, settlement: Settlement, opened: OpenAward, before: dict[AccountId, Account]
+        self,
+        index: int,
+        settlement: Settlement,
+        opened: OpenAward,
+        before: dict[AccountId, Account],
+        rule: SettlementRule,
     ) -> None:
         """Check 13: the award is closed, its lock dissolved, and the counted tokens paid."""
         receipt = settlement.receipt.body if settlement.receipt else None
-        paid = self._registry.settlement_v1.payment(opened.award, settlement.attestation.body, receipt)
+        paid = rule.payment(opened.award, settlement.attestation.body, receipt)
         locked = opened.award.locked_micro
         due = dict(before)
         client = due[opened.client]

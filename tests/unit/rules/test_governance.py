@@ -1,0 +1,184 @@
+"""What a committee decides: its successors, new contracts from a stated entry on, new credits."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.unit.rules.world import (
+    CLIENT,
+    NOW,
+    OPERATOR,
+    PROVIDER,
+    REGISTRY,
+    STRANGER,
+    Ledger,
+    key,
+    make_genesis,
+    make_offer,
+)
+from wwwmarket.crypto.signing import certify
+from wwwmarket.domain.book import Account
+from wwwmarket.domain.committee import Committee, Member
+from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Stale, Unauthorised
+from wwwmarket.domain.quantity import INTEGER_MAX
+from wwwmarket.domain.records import Certified, Decree, Election, Mint, Transfer, Upgrade
+from wwwmarket.rules import registry
+from wwwmarket.rules.state import State
+
+ORIGIN = "test.example/log"
+HASHES = REGISTRY.hashes
+MIRRORS = [key(f"mirror {number}") for number in range(4)]
+
+
+def committee(mirrors) -> Committee:
+    return Committee(
+        members=tuple(
+            Member(
+                name=f"mirror.example/{mirror.account[:8]}",
+                account=mirror.account,
+                cosigner=key(f"cosigner of {mirror.account}").account,
+                url="http://127.0.0.1:9100",
+            )
+            for mirror in mirrors
+        )
+    )
+
+
+def decree(resolution, signers=MIRRORS[:3]) -> Decree:
+    signatures = sorted((certify(signer, resolution) for signer in signers), key=lambda each: each.signer)
+    return Decree(resolution=Certified(body=resolution, signatures=tuple(signatures)))
+
+
+def mint(number=0, **changes) -> Mint:
+    return replace(Mint(origin=ORIGIN, number=number, to=CLIENT.account, amount_micro=7), **changes)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger.begun(committee=committee(MIRRORS))
+
+
+def refused(kind: type[Refusal], reason: str, ledger: Ledger, body) -> None:
+    before = (ledger.state.snapshot(), ledger.state.root())
+    with pytest.raises(kind) as refusal:
+        ledger.submit(STRANGER, body)
+    assert refusal.value.reason == reason
+    assert (ledger.state.snapshot(), ledger.state.root()) == before
+
+
+@pytest.mark.parametrize(
+    ("members", "faults", "quorum"), [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 1, 3), (7, 2, 5), (31, 10, 21)]
+)
+def test_any_two_quorums_share_an_honest_member(members, faults, quorum):
+    """Of n members n - f agree; two such groups share at least f + 1 members."""
+    seated = committee([key(str(number)) for number in range(members)])
+    assert (seated.faults_max, seated.quorum) == (faults, quorum)
+    assert members == 0 or 2 * quorum - members > faults
+
+
+def test_a_quorum_mints_and_anybody_may_write_it(ledger):
+    """Three of four certify new credits; they exist from then on, and the total says so."""
+    total_micro = ledger.state.total_micro
+    ledger.submit(STRANGER, decree(mint()))
+    assert ledger.state.account(CLIENT.account) == Account(available_micro=1_000_007)
+    assert ledger.state.total_micro == total_micro + 7
+    refused(Conflict, "other_number", ledger, decree(mint()))
+    ledger.submit(STRANGER, decree(mint(1)))
+    assert ledger.state.governance.minted_micro == 14
+
+
+def test_no_more_credits_than_can_be_counted(ledger):
+    """20: all credits together stay within 2^53 - 1."""
+    refused(Conflict, "overflow", ledger, decree(mint(amount_micro=INTEGER_MAX)))
+
+
+def test_a_decree_needs_a_quorum_of_members_in_this_log_and_in_turn(ledger):
+    """12 to 15: another log's, another number, a stranger's signature, or too few are refused."""
+    refused(Conflict, "other_log", ledger, decree(mint(origin="other.example/log")))
+    refused(Conflict, "other_number", ledger, decree(mint(1)))
+    refused(Forbidden, "not_member", ledger, decree(mint(), [*MIRRORS[:3], STRANGER]))
+    refused(Forbidden, "no_quorum", ledger, decree(mint(), MIRRORS[:2]))
+    refused(Forbidden, "no_quorum", Ledger.begun(), decree(mint(), []))
+
+
+def test_a_signature_that_does_not_hold_is_refused(ledger):
+    """A certified record with a false signature, or one signer twice, is refused before the state sees it."""
+    true = decree(mint()).resolution
+    false = replace(true, body=mint(amount_micro=8))
+    with pytest.raises(Unauthorised):
+        ledger.submit(STRANGER, Decree(resolution=false))
+    twice = replace(true, signatures=(true.signatures[0], *true.signatures[:2]))
+    with pytest.raises(Malformed):
+        ledger.submit(STRANGER, Decree(resolution=twice))
+
+
+def test_a_new_committee_takes_the_old_ones_place(ledger):
+    """After an election only the new members decree."""
+    elected = [key(f"elected {number}") for number in range(7)]
+    ledger.submit(STRANGER, decree(Election(origin=ORIGIN, number=0, committee=committee(elected))))
+    assert ledger.state.governance.committee == committee(elected)
+    refused(Forbidden, "not_member", ledger, decree(mint(1)))
+    refused(Forbidden, "no_quorum", ledger, decree(mint(1), elected[:4]))
+    ledger.submit(STRANGER, decree(mint(1), elected[:5]))
+
+
+def test_a_committee_has_members_each_once(ledger):
+    """8, 16: nobody elects an empty committee, nor seats one member twice."""
+    refused(Malformed, "no_members", ledger, decree(Election(origin=ORIGIN, number=0, committee=Committee())))
+    double = committee([*MIRRORS, MIRRORS[0]])
+    refused(Malformed, "member_twice", ledger, decree(Election(origin=ORIGIN, number=0, committee=double)))
+    with pytest.raises(Malformed) as refusal:
+        Ledger.begun(committee=double)
+    assert refusal.value.reason == "member_twice"
+
+
+def upgrade(from_index, contracts, number=0) -> Decree:
+    return decree(Upgrade(origin=ORIGIN, number=number, contracts=contracts, from_index=from_index))
+
+
+def without_offers():
+    return {rule: source for rule, source in REGISTRY.hashes.items() if rule != "offer/v1"}
+
+
+def test_contracts_change_at_the_stated_entry(ledger):
+    """Before the index the old ones are in force, from it on the new ones, after a restart too."""
+    ledger.submit(STRANGER, upgrade(ledger.state.size + 2, without_offers()))
+    ledger.submit(PROVIDER, make_offer())
+    assert ledger.state.governance.upgrade is None
+    assert dict(ledger.state.governance.contracts) == without_offers()
+    refused(Conflict, "not_in_force", ledger, make_offer())
+    restored = State.restore(REGISTRY, ledger.state.snapshot(), ledger.state.root())
+    refused(Conflict, "not_in_force", Ledger(restored), make_offer())
+    ledger.submit(CLIENT, Transfer(to=PROVIDER.account, amount_micro=1))
+
+
+def test_an_upgrade_is_in_the_future_one_at_a_time_and_known_here(ledger):
+    """17, 18, 19: what is past, what would overtake another, and what this program lacks is refused."""
+    refused(Stale, "too_late", ledger, upgrade(ledger.state.size, without_offers()))
+    refused(Conflict, "contract_missing", ledger, upgrade(9, {"lottery/v1": "0" * 64}))
+    refused(Conflict, "contract_differs", ledger, upgrade(9, {"offer/v1": "0" * 64}))
+    ledger.submit(STRANGER, upgrade(9, without_offers()))
+    refused(Conflict, "upgrade_waiting", ledger, upgrade(12, without_offers(), number=1))
+
+
+def test_the_root_tells_governance_apart(ledger):
+    """Two states that differ only in what is decided have different roots."""
+    before = ledger.state.root()
+    ledger.submit(OPERATOR, upgrade(1_000, without_offers()))
+    assert ledger.state.root() != before
+    other = Ledger.begun()
+    assert other.state.root() != Ledger.begun(committee=committee(MIRRORS)).state.root()
+    assert make_genesis().at_ms == NOW
+
+
+def test_one_version_of_each_contract_is_in_force(monkeypatch):
+    """5, 19: two versions of a family would both claim the same entries."""
+    monkeypatch.setattr(registry, "CATALOGUE", (*registry.CATALOGUE, "offer/v9"))
+    sources = {rule: (Path(registry.__file__).parents[2] / f"contracts/{rule}.py").read_bytes() for rule in HASHES}
+    two = registry.Registry(sources | {"offer/v9": sources["offer/v1"]})
+    with pytest.raises(Malformed) as refusal:
+        two.rules(two.hashes)
+    assert refusal.value.reason == "contract_twice"
+    assert "offer/v9" in two.latest
+    assert "offer/v1" not in two.latest
