@@ -7,7 +7,7 @@ asked too, but last.
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import KeyPair
@@ -17,7 +17,7 @@ from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.records import NodeAddress
 from wwwmarket.overlay import events
 from wwwmarket.overlay.membership import Membership
-from wwwmarket.overlay.neighbours import Neighbourhood
+from wwwmarket.overlay.neighbours import Neighbourhood, S
 from wwwmarket.overlay.params import OverlayParams
 from wwwmarket.overlay.records import Message, read_message
 from wwwmarket.overlay.register import Profile
@@ -28,16 +28,6 @@ _log = logging.getLogger("wwwmarket.neighbours")
 
 _TIMEOUT_MS: Final = 1_000
 _CHANCE_BYTES: Final = 32
-
-
-class Sited(Protocol):
-    """Something at a node: an auction's candidate."""
-
-    @property
-    def node(self) -> NodeId: ...
-
-
-S = TypeVar("S", bound=Sited)
 
 
 class Neighbours:
@@ -104,14 +94,7 @@ class Neighbours:
 
     def order(self, sited: Sequence[S]) -> list[S]:
         """The same, given in random order, so that one near neighbour is first and the living come before the rest."""
-        alive = {member.node: place for place, member in enumerate(self._known.members)}
-        heard = alive.keys() | {member.node for member in self._known.reserves}
-        ordered = sorted(sited, key=lambda one: one.node not in heard)
-        nearest = min((one for one in sited if one.node in alive), key=lambda one: alive[one.node], default=None)
-        if nearest is not None:
-            ordered.remove(nearest)
-            ordered.insert(0, nearest)
-        return ordered
+        return self._known.order(sited)
 
     def _measure(self) -> None:
         for member in self._known.members:

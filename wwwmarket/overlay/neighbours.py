@@ -1,18 +1,28 @@
-"""Whom to ask: draws from what a member knows. Pure functions of a neighbourhood and of chance.
+"""Whom to ask: in what order, by what a member knows. Pure functions of a neighbourhood and of an order by chance.
 
-A draw mixes near neighbours, whose answer comes soon, with random ones, among whom load spreads: near ones alone are
+One near neighbour, whose answer comes soon, goes before random ones, among whom load spreads: near ones alone are
 asked by everybody around.
 """
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from wwwmarket.domain.identity import NodeId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.shape import Value
-from wwwmarket.overlay.chance import Chance
 from wwwmarket.overlay.records import Announcement
+
+
+class Sited(Protocol):
+    """Something at a node: an auction's candidate."""
+
+    @property
+    def node(self) -> NodeId: ...
+
+
+S = TypeVar("S", bound=Sited)
 
 
 class Member(Value):
@@ -32,33 +42,20 @@ class Neighbourhood(Value):
     members: tuple[Member, ...]
     reserves: tuple[Member, ...]
 
-    def eligible(self, model: ModelName) -> tuple[Member, ...]:
-        """Neighbours that say they serve ``model``, nearest first."""
-        return _serving(self.members, model)
-
-    def draw(self, model: ModelName, *, near: int, random: int, chance: bytes) -> tuple[Member, ...]:
-        """The ``near`` nearest that serve ``model`` and ``random`` others, topped up from the reserves.
-
-        ``chance`` is 32 unpredictable bytes. Fewer are returned only where fewer are known.
+    def order(self, sited: Sequence[S]) -> list[S]:
+        """The same, given in random order, so that the nearest neighbour is first and who was heard of comes before
+        the rest.
         """
-        eligible = self.eligible(model)
-        stream = Chance(chance)
-        drawn = [*eligible[:near], *stream.sample(eligible[near:], random)]
-        missing = near + random - len(drawn)
-        return (*drawn, *stream.sample(_serving(self.reserves, model), missing))
-
-    def second_round(
-        self, model: ModelName, *, count: int, asked: Container[NodeId], chance: bytes
-    ) -> tuple[Member, ...]:
-        """``count`` more that serve ``model`` and were not ``asked``: from neighbours and their neighbours alike."""
-        known = _serving((*self.members, *self.reserves), model)
-        return tuple(Chance(chance).sample([member for member in known if member.node not in asked], count))
+        alive = {member.node: place for place, member in enumerate(self.members)}
+        heard = alive.keys() | {member.node for member in self.reserves}
+        ordered = sorted(sited, key=lambda one: one.node not in heard)
+        nearest = min((one for one in sited if one.node in alive), key=lambda one: alive[one.node], default=None)
+        if nearest is not None:
+            ordered.remove(nearest)
+            ordered.insert(0, nearest)
+        return ordered
 
     def demand(self) -> dict[ModelName, Count]:
         """Of each model, how many known nodes say that they are asked for it: what is worth serving."""
         known = (*self.members, *self.reserves)
         return dict(Counter(model for member in known for model in set(member.said.wants)))
-
-
-def _serving(members: Sequence[Member], model: ModelName) -> tuple[Member, ...]:
-    return tuple(member for member in members if model in member.said.serves)

@@ -11,8 +11,8 @@ EPOCH_MS: Final = 1_767_225_600_000
 class EventLoop:
     """A heap of what is to be done. Ties go in the order of their scheduling, so a run depends on its seed alone."""
 
-    def __init__(self) -> None:
-        self.now_us = 0
+    def __init__(self, start_us: int = 0) -> None:
+        self.now_us = start_us
         self.done = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0

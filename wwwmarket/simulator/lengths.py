@@ -1,4 +1,4 @@
-"""What can honestly be known of output lengths that nobody knows: means by client and model, and what is left of one.
+"""What a provider can honestly know of how much longer an answer goes on: the simulator's stand-in for foresight.
 
 The prior is the class's mean, worth a few observations. What is left of an answer that goes on is the mean rest of the
 answers seen to be at least as long: long answers are long because they are long.
@@ -11,22 +11,6 @@ from typing import Final
 PRIOR_WEIGHT: Final = 4
 REMEMBERED: Final = 256
 """Recent lengths that a provider remembers."""
-
-
-class Means:
-    """Expected output tokens by key, learnt as answers end."""
-
-    def __init__(self, prior_tokens: float) -> None:
-        self._prior = prior_tokens
-        self._seen: dict[tuple[int, str], tuple[int, float]] = {}
-
-    def expected(self, client: int, model: str) -> int:
-        count, total = self._seen.get((client, model), (0, 0.0))
-        return max(1, round((PRIOR_WEIGHT * self._prior + total) / (PRIOR_WEIGHT + count)))
-
-    def observe(self, client: int, model: str, output_tokens: int) -> None:
-        count, total = self._seen.get((client, model), (0, 0.0))
-        self._seen[client, model] = (count + 1, total + output_tokens)
 
 
 class Residuals:

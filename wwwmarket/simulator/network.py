@@ -25,8 +25,8 @@ _ROUND_TRIPS_MS: Final = (
 
 
 class Network:
-    """``send`` performs an action at the receiver, later, or never. ``reliable`` messages are resent when lost, and
-    arrive in order: they are of streams.
+    """``send`` performs an action at the receiver, later, or never. ``reliable`` messages are of streams: they are
+    resent when lost, wait while their way is cut, and arrive in order.
     """
 
     def __init__(self, loop: EventLoop, regions: list[int], chance: Random, *, loss: float = 0.0) -> None:
@@ -36,7 +36,16 @@ class Network:
         self._loss = loss
         self._side: dict[int, int] = {}
         self._latest_us: dict[tuple[int, int], int] = {}
+        self._cut_off: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._beside: list[Network] = []
         self.down: set[int] = set()
+
+    def beside(self, chance: Random) -> "Network":
+        """The same network for other traffic, whose delays are drawn from ``chance`` of its own."""
+        other = Network(self._loop, self._regions, chance, loss=self._loss)
+        other.down = self.down
+        self._beside.append(other)
+        return other
 
     def round_trip_us(self, one: int, other: int) -> int:
         """The median, without jitter."""
@@ -47,11 +56,20 @@ class Network:
     def divide(self, side: dict[int, int]) -> None:
         """Nodes of different sides cannot hear each other; an empty mapping heals."""
         self._side = side
+        waiting, self._cut_off = self._cut_off, []
+        for sender, to, action, arguments in waiting:
+            self.send(sender, to, action, *arguments, reliable=True)
+        for other in self._beside:
+            other.divide(side)
 
     def reaches(self, one: int, other: int) -> bool:
         return self._side.get(one, 0) == self._side.get(other, 0)
 
     def send(self, sender: int, to: int, action: Callable[..., None], *arguments: Any, reliable: bool = False) -> None:
+        if not self.reaches(sender, to):
+            if reliable:
+                self._cut_off.append((sender, to, action, arguments))
+            return
         delay_us = 0
         if sender != to:
             delay_us = int(self.round_trip_us(sender, to) / 2 * self._chance.lognormvariate(0.0, 0.1))
@@ -59,8 +77,6 @@ class Network:
                 if not reliable:
                     return
                 delay_us += self.round_trip_us(sender, to) + 200_000
-            if not self.reaches(sender, to):
-                return
         at_us = self._loop.now_us + delay_us
         if reliable:
             at_us = max(at_us, self._latest_us.get((sender, to), 0))

@@ -28,7 +28,7 @@ from wwwmarket.simulator.workload import (
     read_trace,
     repeated,
 )
-from wwwmarket.simulator.world import Character, Leaving, Setup
+from wwwmarket.simulator.world import Character, Cut, Leaving, Overlay, Setup
 
 NODES_MAX: Final = 10_000
 REQUESTS_MAX: Final = 2_000_000
@@ -81,6 +81,8 @@ class Scenario(Value):
     churn: float = 0.0
     crashing: float = 0.5
     comings: tuple[Leaving, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    overlay: Overlay = "static"
     loss: float = 0.0
     prediction_error: float = 0.09
     time_value_micro_per_s: int = 1_000
@@ -159,6 +161,8 @@ def _setup(scenario: Scenario, seed: int, nodes: tuple[NodeSpec, ...], prior: fl
         seed=seed,
         nodes=nodes,
         characters=_characters(scenario.people, len(nodes), seed),
+        cuts=scenario.cuts,
+        overlay=scenario.overlay,
         loss=scenario.loss,
         output_tokens_prior=prior,
         output_tokens_max=longest,

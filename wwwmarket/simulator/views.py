@@ -1,8 +1,8 @@
-"""Whom a node may ask: a partial view, half near and half random, renewed from time to time. Behind one protocol, so
-that another membership can take its place.
+"""Whom a node may ask: behind one protocol, a stand-in that knows who lives, and the overlay's own (``live_views``).
+
+The stand-in is a partial view, half near and half random, renewed from time to time.
 """
 
-from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol
 
@@ -16,30 +16,39 @@ RENEWED_US: Final = 30_000_000
 
 
 class Views(Protocol):
-    """Live eligible nodes as a node knows them; itself is never among them."""
-
-    def of(self, node: NodeTwin, model: str) -> Sequence[NodeTwin]: ...
-    def beyond(self, node: NodeTwin, model: str) -> Sequence[NodeTwin]:
-        """The neighbours' neighbours, without those of ``of``."""
+    def ranked(self, node: NodeTwin, model: str) -> list[NodeTwin]:
+        """Others that sell it, as a node knows them, in the order in which it would ask them."""
         ...
+
+    def came(self, node: NodeTwin) -> None: ...
+    def gone(self, node: NodeTwin, *, crash: bool) -> None: ...
 
 
 class StaticViews:
-    """For each node and model ``DEGREE`` providers that its ledger lists, drawn anew every ``RENEWED_US``."""
+    """For each node and model ``DEGREE`` providers that its ledger lists, drawn anew every ``RENEWED_US``; and then
+    its neighbours' neighbours. All of them are known to be live.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._chance = world.chance("views")
         self._views: dict[tuple[int, str], tuple[int, list[NodeTwin]]] = {}
 
-    def of(self, node: NodeTwin, model: str) -> Sequence[NodeTwin]:
-        return [other for other in self._view(node, model) if other.up]
+    def ranked(self, node: NodeTwin, model: str) -> list[NodeTwin]:
+        view = self._view(node, model)
+        known = {node.index, *(other.index for other in view)}
+        beyond = {third.index: third for other in view for third in self._view(other, model)}
+        first = [other for other in view if other.up]
+        rest = [third for third in beyond.values() if third.up and third.index not in known]
+        self._chance.shuffle(first)
+        self._chance.shuffle(rest)
+        return first + rest
 
-    def beyond(self, node: NodeTwin, model: str) -> Sequence[NodeTwin]:
-        known = {node.index, *(other.index for other in self._view(node, model))}
-        found: dict[int, NodeTwin] = {}
-        for other in self._view(node, model):
-            found |= {third.index: third for third in self._view(other, model) if third.up and third.index not in known}
-        return list(found.values())
+    def came(self, node: NodeTwin) -> None:
+        """It is in the views that are drawn from now on."""
+
+    def gone(self, node: NodeTwin, *, crash: bool) -> None:
+        """It is in no view any more."""
 
     def _view(self, node: NodeTwin, model: str) -> list[NodeTwin]:
         epoch = (self._world.loop.now_us + node.index * 9_973) // RENEWED_US

@@ -18,6 +18,9 @@ from wwwmarket.simulator.network import Network
 from wwwmarket.simulator.workload import Request
 
 Character: TypeAlias = Literal["honest", "greedy", "over-promising", "under-promising", "silent", "slow"]
+Overlay: TypeAlias = Literal["static", "live"]
+MIXING_US: Final = 120_000_000
+"""How long the members of a live overlay have known each other when the first request comes."""
 SLOWNESS: Final = 2.0
 """A slow provider's engine takes so many times what its owner believes."""
 
@@ -31,6 +34,14 @@ class Leaving(Value):
     crash: bool = True
 
 
+class Cut(Value):
+    """From ``from_s`` to ``until_s`` the last ``share`` of the nodes and the others cannot hear each other."""
+
+    from_s: float
+    until_s: float
+    share: float = 0.5
+
+
 class Setup(Value):
     """All that a run depends on, but for the dispatch rule."""
 
@@ -38,6 +49,9 @@ class Setup(Value):
     nodes: tuple[NodeSpec, ...]
     characters: tuple[Character, ...] = ()
     comings: tuple[Leaving, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    overlay: Overlay = "static"
+    """Whether views are a stand-in's, or the overlay's own machines run."""
     loss: float = 0.0
     output_tokens_prior: float = 500.0
     output_tokens_max: int = 8_192
@@ -100,7 +114,7 @@ class Policy(Protocol):
 class World:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.loop = EventLoop()
+        self.loop = EventLoop(-MIXING_US if setup.overlay == "live" else 0)
         self.network = Network(
             self.loop, [spec.region for spec in setup.nodes], self.chance("network"), loss=setup.loss
         )
@@ -144,7 +158,7 @@ class World:
         return home
 
     def begin(self, policy: Policy, trips: Sequence[Trip]) -> None:
-        """Schedule the arrivals, the departures and the comings."""
+        """Schedule the arrivals, the departures, the comings and the cuts."""
         for coming in self.setup.comings:
             node = self.nodes[coming.node]
             if coming.joins_s is not None:
@@ -153,6 +167,10 @@ class World:
                 self.loop.at(round(coming.joins_s * 1e6), self._come, node, policy)
             if coming.leaves_s is not None:
                 self.loop.at(round(coming.leaves_s * 1e6), self._leave, node, policy, coming.crash)
+        for cut in self.setup.cuts:
+            apart = range(round(len(self.nodes) * (1 - cut.share)), len(self.nodes))
+            self.loop.at(round(cut.from_s * 1e6), self.network.divide, dict.fromkeys(apart, 1))
+            self.loop.at(round(cut.until_s * 1e6), self.network.divide, {})
         for trip in trips:
             self.loop.at(trip.request.at_us, policy.arrive, trip)
 

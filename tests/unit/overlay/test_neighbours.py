@@ -1,9 +1,12 @@
-"""Whom to ask: near and random, by model, and more of them in a second round."""
+"""Whom to ask, and in what order."""
+
+from typing import NamedTuple
 
 import pytest
 from msgspec import structs
 from overlay_world import EPOCH_MS, address
 
+from wwwmarket.domain.identity import NodeId
 from wwwmarket.overlay.neighbours import Member, Neighbourhood
 from wwwmarket.overlay.records import Announcement, LoadDigest
 
@@ -24,42 +27,32 @@ def hood():
     )
 
 
-def numbers(members):
-    return [known.round_trip_ms for known in members]
+class Offer(NamedTuple):
+    """Something at a node."""
+
+    node: NodeId
 
 
-def test_only_who_serves_the_model_is_eligible(hood):
-    """Eligible are the neighbours that say they serve it, nearest first."""
-    assert numbers(hood.eligible(MODEL)) == [0, 2, 4, 6]
-    assert hood.eligible("org/none") == ()
+def offers(*numbers):
+    return [Offer(address(number).node) for number in numbers]
 
 
-def test_a_draw_mixes_near_and_random(hood):
-    """The nearest come always, the random ones vary with chance, and nobody comes twice."""
-    draws = [numbers(hood.draw(MODEL, near=1, random=2, chance=bytes([seed]) * 32)) for seed in range(32)]
-    assert all(drawn[0] == 0 and len(set(drawn)) == 3 for drawn in draws)
-    assert {number for drawn in draws for number in drawn[1:]} == {2, 4, 6}
+def test_the_nearest_neighbour_is_asked_first(hood):
+    """Of the neighbours among those who sell, the nearest goes first, however they were shuffled."""
+    assert hood.order(offers(105, 6, 2, 4))[0] == offers(2)[0]
+    assert hood.order(offers(105, 4, 6, 2))[0] == offers(2)[0]
 
 
-def test_a_short_view_is_topped_up_from_the_reserves(hood):
-    """Where fewer neighbours serve the model than are wanted, reserves that serve it fill up."""
-    drawn = numbers(hood.draw(MODEL, near=2, random=5, chance=bytes(32)))
-    assert len(drawn) == len(set(drawn)) == 7
-    assert all(number % 2 == 0 for number in drawn)
+def test_who_was_heard_of_comes_before_the_rest(hood):
+    """Strangers go last, and within each part the order stays as chance has made it."""
+    assert hood.order(offers(900, 105, 6, 901, 103)) == offers(6, 105, 103, 900, 901)
 
 
-def test_a_second_round_asks_others(hood):
-    """Nobody that was asked is asked again, and at most so many as are known and serve it."""
-    asked = {address(number).node for number in (0, 2, 4)}
-    drawn = numbers(hood.second_round(MODEL, count=8, asked=asked, chance=bytes(32)))
-    assert len(drawn) == len(set(drawn)) == 8
-    assert not {0, 2, 4} & set(drawn)
-    assert len(hood.second_round(MODEL, count=99, asked=asked, chance=bytes(32))) == 11
-
-
-def test_chance_decides_alone(hood):
-    """The same chance draws the same."""
-    assert hood.draw(MODEL, near=1, random=2, chance=b"c" * 32) == hood.draw(MODEL, near=1, random=2, chance=b"c" * 32)
+def test_nobody_is_lost_in_ordering(hood):
+    """All are there once, also where nobody is known."""
+    some = offers(900, 1, 105, 901)
+    assert sorted(hood.order(some)) == sorted(some)
+    assert Neighbourhood(members=(), reserves=()).order(some) == some
 
 
 def test_demand_is_counted_by_node(hood):
