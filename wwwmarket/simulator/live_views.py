@@ -69,9 +69,10 @@ class LiveViews:
         known = self._known.get(node.index)
         return [site.twin for site in (sites if known is None else known.order(sites))]
 
-    def known(self, node: NodeTwin) -> Neighbourhood | None:
-        """What its member knew at its last tick; None where it is not there."""
-        return self._known.get(node.index)
+    def viewed(self, node: NodeTwin) -> list[NodeTwin]:
+        """Whom it had in view at its last tick."""
+        known = self._known.get(node.index)
+        return [] if known is None else [self._world.nodes[self._index[member.node]] for member in known.members]
 
     def came(self, node: NodeTwin) -> None:
         now_ms = self._world.loop.now_ms
