@@ -23,7 +23,7 @@ from wwwmarket.domain.records import Award
 from wwwmarket.market import execution, offer
 from wwwmarket.node import messages
 from wwwmarket.node.desk import RUNNING, Desk, RunningAward
-from wwwmarket.ports.engine import EngineRefused, Path, ResponseFinished, ResponsePiece, ResponseStarted
+from wwwmarket.ports.engine import PATHS, EngineRefused, ResponseFinished, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change
 from wwwmarket.ports.transport import Stream
 
@@ -220,7 +220,7 @@ class Serving:
 
     async def _run_engine(self, effect: execution.RunEngine) -> None:
         now_ms, put = self._desk.clock.now_ms, self._events.put
-        path: Path = "/v1/completions" if effect.path == "/v1/completions" else "/v1/chat/completions"
+        path = next((known for known in PATHS if known == effect.path), PATHS[0])
         answer = self._desk.engine.execute(path, effect.request, output_tokens_max=effect.output_tokens_max)
         finished = False
         try:

@@ -1,7 +1,7 @@
 """An inference engine: vLLM, SGLang, llama.cpp, or anything that speaks OpenAI's HTTP interface."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Final, Literal, Protocol, TypeAlias, get_args
 
 from msgspec import Meta
 
@@ -10,7 +10,8 @@ from wwwmarket.domain.model import Label, ModelName, Precision
 from wwwmarket.domain.quantity import Tokens, Usage
 from wwwmarket.domain.shape import Value
 
-Path: TypeAlias = Literal["/v1/chat/completions", "/v1/completions"]
+Path: TypeAlias = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+PATHS: Final[tuple[Path, ...]] = get_args(Path)
 
 
 class ServedModel(Value):
@@ -21,13 +22,18 @@ class ServedModel(Value):
 
 
 class EngineDescription(Value):
-    """What an engine is, asked once at joining. ``emulated`` engines say so wherever they show."""
+    """What an engine is, asked once at joining. ``emulated`` engines say so wherever they show.
+
+    ``sequences_max`` are run at once, the KV cache holds ``kv_tokens_max``; None where the engine does not say.
+    """
 
     engine: Label
     version: Label
     gpu_class: Label
     models: tuple[ServedModel, ...]
     emulated: bool = False
+    sequences_max: Annotated[int, Meta(ge=1)] | None = None
+    kv_tokens_max: Tokens | None = None
 
 
 class EngineState(Value):
@@ -87,11 +93,16 @@ class Engine(Protocol):
 
         ``output_tokens_max`` is enforced: it is what the client's credits are locked for. Usage is always obtained,
         also from streams whose client did not ask for it; the events are those of ``include_usage``.
+        Embeddings generate nothing, so nothing bounds them.
 
         Raises:
             EngineRefused: the engine refused it (status 4xx), before anything was generated.
             Unavailable: the engine is gone, before or during the answer.
         """
+        ...
+
+    async def tokenize(self, model: ModelName, text: str) -> tuple[int, ...] | None:
+        """The token ids of ``text``, nothing added to it; None where the engine cannot say."""
         ...
 
     async def close(self) -> None: ...

@@ -1,8 +1,10 @@
-"""What engines say of themselves at ``/metrics``, in the Prometheus text format (version 0.0.4)."""
+"""What engines say of themselves at ``/metrics``, in the Prometheus text format (version 0.0.4), or at ``/slots``."""
 
 import math
 import re
 from typing import Final, NamedTuple
+
+import msgspec
 
 from wwwmarket.domain.errors import Unavailable
 from wwwmarket.ports.engine import EngineState
@@ -41,6 +43,16 @@ _SAMPLE: Final = re.compile(
 )
 
 
+_VLLM_CACHE: Final = re.compile(rb"^vllm:cache_config_info\{([^\n]*)\}", re.MULTILINE)
+_LABEL: Final = re.compile(rb'(\w+)="(\d{1,12})"')
+
+
+class _Slot(msgspec.Struct):
+    """One of ``GET /slots`` of llama.cpp."""
+
+    is_processing: bool
+
+
 def kind_of(text: bytes) -> str | None:
     """Which engine wrote this, by the prefix of its gauges; None for none that is known."""
     found = _SAMPLE.search(text)
@@ -66,6 +78,30 @@ def read_state(text: bytes) -> EngineState:
         waiting=_count(samples, names.waiting),
         kv_usage_ppm=round(min(1.0, max(0.0, *usages, 0.0)) * 1_000_000) if usages else None,
     )
+
+
+def read_slots(text: bytes, *, in_flight: int) -> EngineState:
+    """The state in a llama.cpp's slots. It does not say who waits for one: of this provider's own requests, the rest.
+
+    Raises:
+        Unavailable: it makes no sense.
+    """
+    try:
+        slots = msgspec.json.decode(text, type=list[_Slot])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Unavailable("the engine's slots make no sense", retry_after_ms=1_000) from None
+    running = sum(slot.is_processing for slot in slots)
+    return EngineState(running=running, waiting=max(0, in_flight - running))
+
+
+def read_kv_tokens(text: bytes) -> int | None:
+    """How many tokens vLLM's KV caches hold, all ranks together; None where its metrics do not say."""
+    total = 0
+    for labels in _VLLM_CACHE.findall(text):
+        sizes = {name: int(value) for name, value in _LABEL.findall(labels)}
+        paged = sizes.get(b"num_gpu_blocks", 0) * sizes.get(b"block_size", 0)
+        total += sizes.get(b"kv_cache_size_tokens", paged)
+    return total if 0 < total <= COUNT_MAX else None
 
 
 def _number(text: bytes) -> float:

@@ -7,16 +7,18 @@ through as the exact bytes that the engine sent.
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import ClientResponse
+from msgspec import Meta
 
 from wwwmarket.adapters.engines import engine_listing, engine_metrics, openai_stream
 from wwwmarket.adapters.engines.engine_http import RETRY_AFTER_MS, EngineHttp, read_at_most
 from wwwmarket.adapters.engines.engine_listing import EngineFacts
 from wwwmarket.adapters.engines.openai_request import PreparedRequest, prepare
 from wwwmarket.domain.errors import Unavailable
+from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Tokens, Usage
 from wwwmarket.ports.engine import (
     EngineDescription,
@@ -47,19 +49,23 @@ class OpenAiEngine:
     """The engine port over HTTP/1.1 with connections kept alive.
 
     ``blind``: the operator says that the engine has no metrics; its state is then this adapter's own count.
+    ``priority``: what the market's requests have in the engine's queue, where it has priorities (in vLLM and SGLang the
+    lower number goes first, and 0 is what others have); the client's own wish never counts.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what an operator states of its engine
         self,
         base_url: str,
         api_key: str | None = None,
         *,
         facts: EngineFacts | None = None,
         blind: bool = False,
+        priority: int | None = None,
         silence_timeout_s: float = SILENCE_TIMEOUT_S,
     ) -> None:
         self._facts = facts or EngineFacts()
         self._blind = blind
+        self._priority = priority
         self._in_flight = 0
         self._served: frozenset[str] | None = None
         self._usage_source: UsageSource = "engine"
@@ -71,10 +77,16 @@ class OpenAiEngine:
         return self._usage_source
 
     async def describe(self) -> EngineDescription:
-        listing = await self._get_as("/v1/models", engine_listing.Listing)
-        version = await self._get_as("/version", engine_listing.Version, absent=engine_listing.Version())
-        props = await self._get_as("/props", engine_listing.Props, absent=engine_listing.Props())
-        description = engine_listing.describe(listing, version, props, self._facts, blind=self._blind)
+        told = engine_listing.Told(
+            listing=await self._get_as("/v1/models", engine_listing.Listing),
+            version=await self._get_as("/version", engine_listing.Version, absent=engine_listing.Version()),
+            props=await self._get_as("/props", engine_listing.Props, absent=engine_listing.Props()),
+            server=await self._get_as(
+                "/get_server_info", engine_listing.ServerInfo, absent=engine_listing.ServerInfo()
+            ),
+            kv_tokens_max=await self._kv_tokens_max(),
+        )
+        description = engine_listing.describe(told, self._facts, blind=self._blind)
         self._served = frozenset(model.name for model in description.models)
         return description
 
@@ -82,12 +94,17 @@ class OpenAiEngine:
         if self._blind:
             await self._get("/v1/models")  # one that does not answer is not idle
             return EngineState(running=self._in_flight, waiting=0)
-        return engine_metrics.read_state(await self._get("/metrics"))
+        try:
+            metrics = await self._get("/metrics")
+        except _Answered:
+            # a llama.cpp without --metrics still shows its slots
+            return engine_metrics.read_slots(await self._get("/slots"), in_flight=self._in_flight)
+        return engine_metrics.read_state(metrics)
 
     async def execute(
         self, path: Path, request: bytes, *, output_tokens_max: Tokens
     ) -> AsyncGenerator[EngineEvent, None]:
-        prepared = prepare(path, request, output_tokens_max=output_tokens_max)
+        prepared = prepare(path, request, output_tokens_max=output_tokens_max, priority=self._priority)
         if self._served is not None and prepared.model not in self._served:
             # llama.cpp would answer under any name
             raise EngineRefused(404, _unknown_model(prepared.model))
@@ -104,8 +121,27 @@ class OpenAiEngine:
         finally:
             self._in_flight -= 1
 
+    async def tokenize(self, model: ModelName, text: str) -> tuple[int, ...] | None:
+        """By ``/tokenize``: ``prompt`` is vLLM's and SGLang's field, ``content`` llama.cpp's."""
+        body = msgspec.json.encode({"model": model, "prompt": text, "content": text, "add_special_tokens": False})
+        try:
+            async with self._http.answer("POST", "/tokenize", body) as response:
+                answer = await read_at_most(response, ANSWER_BYTES_MAX)
+            if response.status != HTTPStatus.OK:
+                return None
+            return msgspec.json.decode(answer, type=_Tokenized).tokens
+        except (Unavailable, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
     async def close(self) -> None:
         await self._http.close()
+
+    async def _kv_tokens_max(self) -> Tokens | None:
+        """Asked once, so that an engine without metrics is not unknown for that."""
+        try:
+            return engine_metrics.read_kv_tokens(await self._get("/metrics"))
+        except _Answered:
+            return None
 
     async def _streamed(self, prepared: PreparedRequest, response: ClientResponse) -> AsyncGenerator[EngineEvent, None]:
         splitter = openai_stream.EventSplitter()
@@ -160,16 +196,8 @@ class OpenAiEngine:
         )
 
     async def _tokenized(self, model: str, text: str) -> int | None:
-        """How many tokens a text is (``prompt`` is vLLM's field, ``content`` llama.cpp's); None where it cannot say."""
-        body = msgspec.json.encode({"model": model, "prompt": text, "content": text, "add_special_tokens": False})
-        try:
-            async with self._http.answer("POST", "/tokenize", body) as response:
-                answer = await read_at_most(response, ANSWER_BYTES_MAX)
-            if response.status != HTTPStatus.OK:
-                return None
-            return len(msgspec.json.decode(answer, type=_Tokenized).tokens)
-        except (Unavailable, msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        ids = await self.tokenize(model, text)
+        return None if ids is None else len(ids)
 
     async def _get(self, path: str) -> bytes:
         """The body at ``path``.
@@ -203,7 +231,7 @@ class _Answered(Unavailable):
 
 
 class _Tokenized(msgspec.Struct):
-    tokens: list[msgspec.Raw]
+    tokens: tuple[Annotated[int, Meta(ge=0, le=2**32)], ...]
 
 
 async def _failure(response: ClientResponse) -> EngineRefused | Unavailable:

@@ -27,8 +27,10 @@ class PreparedRequest(Value):
     stream: bool
 
 
-def prepare(path: Path, request: bytes, *, output_tokens_max: Tokens) -> PreparedRequest:
+def prepare(path: Path, request: bytes, *, output_tokens_max: Tokens, priority: int | None = None) -> PreparedRequest:
     """Bound the output of all choices together, and ask for usage in streams.
+
+    ``priority`` takes the place of the client's own, which would let it jump the queue of an engine that has them.
 
     Field order is kept; a field given twice is sent once, as its last value, so that no two readers differ.
 
@@ -42,6 +44,12 @@ def prepare(path: Path, request: bytes, *, output_tokens_max: Tokens) -> Prepare
         fields = _decoder.decode(request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the request is not a JSON object: {error}") from None
+    fields.pop("priority", None)
+    if priority is not None:
+        fields["priority"] = Raw(b"%d" % priority)
+    model = _read(fields, "model", str | None) or ""
+    if path == "/v1/embeddings":
+        return PreparedRequest(body=_encode(fields), model=model, stream=False)
     stream = _read(fields, "stream", bool | None) or False
     choices = _choices(path, fields)
     limit = output_tokens_max // choices
@@ -52,7 +60,6 @@ def prepare(path: Path, request: bytes, *, output_tokens_max: Tokens) -> Prepare
         options = _read(fields, "stream_options", dict[str, Raw] | None) or {}
         options["include_usage"] = Raw(b"true")
         fields["stream_options"] = Raw(_encode(options))
-    model = _read(fields, "model", str | None) or ""
     return PreparedRequest(body=_encode(fields), model=model, stream=stream)
 
 
