@@ -52,6 +52,10 @@ class _Completion(_Fields, kw_only=True):
     best_of: _Choices = None
 
 
+class _Embedding(_Fields, kw_only=True):
+    input: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+
+
 class Generation(Struct, frozen=True, kw_only=True):
     """What was read. ``max_output_tokens`` is over all choices; None takes the node's default."""
 
@@ -80,6 +84,7 @@ class Generation(Struct, frozen=True, kw_only=True):
 
 _CHAT: Final = msgspec.json.Decoder(_Chat)
 _COMPLETION: Final = msgspec.json.Decoder(_Completion)
+_EMBEDDING: Final = msgspec.json.Decoder(_Embedding)
 _TEXT: Final = msgspec.json.Decoder(str)
 _PARTS: Final = msgspec.json.Decoder(list[Raw])
 _PART: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -93,9 +98,11 @@ def read_generation(path: Path, request: bytes, *, output_tokens_default: int) -
         choices, prompts = chat.n or 1, len(chat.messages)
         per_choice = chat.max_completion_tokens or chat.max_tokens
         fields: _Fields = chat
+    elif path == "/v1/embeddings":
+        return _embedding(request)
     else:
         completion = decode(request, _COMPLETION)
-        prompts, prompt_bytes = _prompts(completion.prompt)
+        prompts, prompt_bytes = _prompts(completion.prompt, "prompt")
         choices = max(completion.n or 1, completion.best_of or 1) * prompts
         per_choice = completion.max_tokens
         fields = completion
@@ -111,6 +118,25 @@ def read_generation(path: Path, request: bytes, *, output_tokens_default: int) -
         prompt_bytes=prompt_bytes,
         messages=prompts,
         max_output_tokens=None if per_choice is None else per_choice * choices,
+        routing=fields.provider,
+    )
+
+
+def _embedding(request: bytes) -> Generation:
+    """Embeddings have input alone, and answer whole."""
+    fields = decode(request, _EMBEDDING)
+    if fields.stream:
+        raise Malformed("embeddings are not streamed", param="stream")
+    inputs, input_bytes = _prompts(fields.input, "input")
+    return Generation(
+        path="/v1/embeddings",
+        request=request,
+        model=fields.model,
+        stream=False,
+        include_usage=False,
+        prompt_bytes=input_bytes,
+        messages=inputs,
+        max_output_tokens=0,
         routing=fields.provider,
     )
 
@@ -146,17 +172,17 @@ def _part_bytes(raw: Raw) -> int:
     return len(raw)
 
 
-def _prompts(prompt: str | list[str | int | list[int]]) -> tuple[int, int]:
-    """How many prompts there are, and their bytes. A list of numbers is one prompt of token ids."""
+def _prompts(prompt: str | list[str | int | list[int]], field: str) -> tuple[int, int]:
+    """How many prompts there are in ``field``, and their bytes. A list of numbers is one prompt of token ids."""
     if isinstance(prompt, str):
         return 1, len(prompt.encode())
     if all(isinstance(item, int) for item in prompt):
         return 1, len(prompt) * _TOKEN_ID_BYTES
     if all(isinstance(item, str) for item in prompt) or all(isinstance(item, list) for item in prompt):
         if len(prompt) > _PROMPTS_MAX:
-            raise Malformed(f"at most {_PROMPTS_MAX} prompts in one request", param="prompt")
+            raise Malformed(f"at most {_PROMPTS_MAX} texts in one request", param=field)
         return len(prompt), sum(_prompt_bytes(item) for item in prompt)
-    raise Malformed("a prompt is text or token ids, or a list of either", param="prompt")
+    raise Malformed(f"{field} is text or token ids, or a list of either", param=field)
 
 
 def _prompt_bytes(prompt: str | int | list[int]) -> int:

@@ -1,4 +1,4 @@
-"""OpenAI's doors: chat completions, completions, models."""
+"""OpenAI's doors: chat completions, completions, embeddings, models."""
 
 from collections import defaultdict
 from typing import Final
@@ -27,6 +27,7 @@ _SUMMARY: Final = (
 )
 _CHAT_EXAMPLE: Final = {"model": "qwen3-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
 _COMPLETION_EXAMPLE: Final = {"model": "qwen3-8b", "prompt": "Once upon a time", "max_tokens": 64}
+_EMBEDDING_EXAMPLE: Final = {"model": "qwen3-embedding-8b", "input": ["Hello", "Good day"]}
 
 
 class Pricing(Struct, frozen=True):
@@ -84,6 +85,15 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
     )
     async def completions(request: Request) -> Response:
         return await generate(request, "/v1/completions")
+
+    @doors.post(
+        "/v1/embeddings",
+        description=_SUMMARY,
+        responses=schemas.answers_as("application/json", anything, "The engine's answer"),
+        openapi_extra=schemas.body(anything, example=_EMBEDDING_EXAMPLE),
+    )
+    async def embeddings(request: Request) -> Response:
+        return await generate(request, "/v1/embeddings")
 
     @doors.get("/v1/models", responses=schemas.answers(ModelList, "What is on offer"))
     async def models() -> Response:

@@ -119,7 +119,9 @@ class Buying:
 
     def _bid(self, purchase: Purchase, salt: bytes) -> Bid:
         purse, wants = self.purse, purchase.preferences
-        most = purchase.max_output_tokens or purse.config.execution.output_tokens_default
+        most = purchase.max_output_tokens
+        if most is None:
+            most = purse.config.execution.output_tokens_default
         tokens = estimate(
             prompt_bytes=purchase.prompt_bytes,
             messages=purchase.messages,

@@ -110,6 +110,26 @@ async def test_completions_are_bought_the_same_way(openai, market):
     assert bought.max_output_tokens == 28
 
 
+@pytest.mark.parametrize(("texts", "bound"), [("Hello", (1, 5)), (["Hello", "you"], (2, 8)), ([1, 2, 3], (1, 12))])
+async def test_embeddings_are_bought_for_their_input_alone(doors, market, scripts, texts, bound):
+    """The exact request is bought, with no output to pay for."""
+    answer = b'{"object":"list","data":[{"index":0,"embedding":[0.5]}],"usage":{"prompt_tokens":5,"total_tokens":5}}'
+    market.script = [scripts.awarded, scripts.started, scripts.piece(answer), scripts.delivered]
+    got = await doors.post("/v1/embeddings", json={"model": "tiny", "input": texts, "dimensions": 1})
+    assert got.json()["data"][0]["embedding"] == [0.5]
+    bought = market.purchases[-1]
+    assert (bought.messages, bought.prompt_bytes) == bound
+    assert (bought.path, bought.max_output_tokens) == ("/v1/embeddings", 0)
+
+
+@pytest.mark.parametrize("change", [{"input": []}, {"input": [1, "a"]}, {"input": None}, {"stream": True}])
+async def test_embeddings_of_nothing_sensible_are_refused(doors, change):
+    """What is neither text nor token ids is the client's fault, and so is a stream of vectors."""
+    got = await doors.post("/v1/embeddings", json={"model": "tiny", "input": "Hello"} | change)
+    assert got.status_code == 400
+    assert got.json()["error"]["param"] in {"input", "stream"}
+
+
 async def test_models_are_listed_with_price_context_and_providers(openai, market, scripts):
     """The catalogue has OpenAI's form, and the cheapest listed price per token as decimal strings."""
     market.listed.append(("c1" * 32, scripts.listed("b1" * 32, output=200_000, precision="fp8")))
