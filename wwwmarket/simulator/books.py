@@ -53,6 +53,7 @@ class Books:
     def __init__(self, loop: EventLoop, network: Network, accounts: Sequence[AccountId]) -> None:
         self.registry = Registry.load()
         self.state = State(self.registry)
+        self.listed: dict[EntryId, VerifiedEntry] = {}
         self.on_closed: Callable[[EntryId, AccountId], None] = lambda _award, _provider: None
         self._loop = loop
         self._network = network
@@ -87,6 +88,7 @@ class Books:
 
     def list(self, entry: VerifiedEntry) -> None:
         """Apply at once: what stood on the ledger before the run began."""
+        self.listed[entry.id] = entry
         self._apply(entry)
 
     def submit(self, sender: int, entry: VerifiedEntry, answer: Answer) -> None:

@@ -16,11 +16,12 @@ from wwwmarket.domain.shape import Value
 from wwwmarket.simulator.outcome import Outcome, Pass
 from wwwmarket.simulator.report import Row, rows
 from wwwmarket.simulator.run import BOUND, DISPATCHES, simulate
-from wwwmarket.simulator.scenario import People, Scenario, build, load_scenario
+from wwwmarket.simulator.scenario import People, Scenario, Sybils, build, load_scenario
 
 PAPER_SETTINGS: Final = ("setting-1", "setting-2", "setting-3", "setting-4", "join", "leave")
 LOADS: Final = (0.5, 0.7, 0.9, 1.1)
-ERRORS: Final = (0.0, 0.2, 0.4)
+ERRORS: Final = (0.0, 0.1, 0.2, 0.4, 0.8)
+SYBILS: Final[tuple[Sybils, ...]] = ("sybil-silent", "sybil-lying", "sybil-selling")
 LARGE: Final = 1_000
 """From so many nodes on only the rules that a comparison needs are run, at one load, for one seed."""
 STRONG: Final = ("market", "central-oracle", "power-of-two", "random", BOUND)
@@ -93,14 +94,20 @@ def market(seeds: int, traces: Sequence[Path], *, quick: bool = False) -> list[C
 
 
 def _troubled(name: str, base: Scenario, stream: Path | None, seeds: int) -> Iterator[Cell]:
-    """Churn, errors of prediction, and people, at 100 nodes and load 0.9."""
+    """Churn, the live overlay, errors of prediction, people and Sybils, at 100 nodes and load 0.9."""
     hundred = replace(base, nodes=100, requests=REQUESTS[100])
     variants = {f"{name} churn 10 %": replace(hundred, churn=0.1)}
     variants |= {f"{name} prediction error {error:g}": replace(hundred, prediction_error=error) for error in ERRORS}
-    for field in ("greedy", "over_promising", "under_promising", "silent", "slow"):
+    variants[f"{name} live overlay"] = replace(hundred, overlay="live")
+    variants[f"{name} live overlay, churn 10 %"] = replace(hundred, overlay="live", churn=0.1)
+    for field in ("greedy", "over_promising", "under_promising", "silent", "slow", "lying", "ring"):
         variants[f"{name} 10 % {field.replace('_', '-')}"] = replace(hundred, people=People(**{field: 0.1}))
+    for kind in SYBILS:
+        variants[f"{name} 30 % {kind}"] = replace(hundred, sybils=kind)
     for setting, scenario in variants.items():
-        for dispatch in ("market", "central-oracle") if "churn" in setting else ("market",):
+        for dispatch in (
+            ("market", "central-oracle") if "churn" in setting and scenario.overlay == "static" else ("market",)
+        ):
             yield from _seeded(setting, scenario, dispatch, seeds, stream)
 
 

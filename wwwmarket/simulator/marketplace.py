@@ -20,9 +20,11 @@ from wwwmarket.domain.model import ModelRequirement
 from wwwmarket.domain.quantity import Slo
 from wwwmarket.domain.records import Award, Bid, Inclusion, Settlement
 from wwwmarket.market import auction, award, execution, offer
+from wwwmarket.simulator import cast
 from wwwmarket.simulator.books import MARK_US, Books, Chain
 from wwwmarket.simulator.live_views import LiveViews
 from wwwmarket.simulator.providing import REQUEST, SALT, Notary, Provider
+from wwwmarket.simulator.reviewing import CORRUPT, Reviewers, favour, friend_of, receipt
 from wwwmarket.simulator.views import StaticViews, Views
 from wwwmarket.simulator.world import NodeTwin, Trip, World
 
@@ -54,14 +56,17 @@ class Market:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.chance = world.chance("policy/market")
         self.notary = Notary()
         self.lengths = [OutputLengths() for _ in world.nodes]
         keys = [_key(world.setup.seed, "provider", node.index) for node in world.nodes]
         clients = [_key(world.setup.seed, "client", node.index) for node in world.nodes]
         self.views: Views = LiveViews(world, keys) if world.setup.overlay == "live" else StaticViews(world)
         self.ledger = Ledger(world, keys, clients)
+        ring = cast.Ring()
         self.providers = [
-            Provider(world, self.ledger.books, node, key) for node, key in zip(world.nodes, keys, strict=True)
+            cast.provider(world, self.ledger.books, node, key, ring)
+            for node, key in zip(world.nodes, keys, strict=True)
         ]
         self.chains = [self.ledger.books.chain(key) for key in clients]
         self.candidates = [
@@ -70,7 +75,14 @@ class Market:
         ]
         self.by_offer = {candidate.offer: i for i, candidate in enumerate(self.candidates)}
         self.ledger.follow(self.providers)
+        self.reviewers = self._reviewers()
         self._purchases: dict[EntryId, Purchase] = {}
+
+    def _reviewers(self) -> Reviewers | None:
+        """Providers look back where somebody may wrong them: it costs a signature an auction."""
+        suspects = any(node.character in CORRUPT for node in self.world.nodes)
+        books = self.ledger.books
+        return Reviewers(books.state.rules.award, books.listed) if suspects else None
 
     @property
     def settled(self) -> bool:
@@ -150,6 +162,7 @@ class Purchase:
         self._buyer: award.Buyer | None = None
         self._bid: Verified[Bid] | None = None
         self._awards: dict[EntryId, tuple[Award, Provider, int]] = {}
+        self._asked_nodes: list[int] = []
 
     @property
     def _chain(self) -> Chain:
@@ -174,12 +187,18 @@ class Purchase:
             margin_ppm=MARGIN_PPM,
         )
         self._auction = machine
+        self._asked_nodes.clear()
         self._in_auction(machine, auction.Opened(at_ms=self._world.loop.now_ms))
 
     def _draw(self) -> tuple[list[NodeTwin], list[NodeTwin], list[NodeTwin]]:
         market, setup, request = self._market, self._world.setup, self._trip.request
         own = self._fitting([self._home]) if self._home.spec.serves == request.model and self._home.up else []
         others = self._fitting(market.views.ranked(self._home, request.model))
+        if self._home.character in CORRUPT:
+            friend = friend_of(self._world, self._home)
+            others = [*self._fitting([friend]), *(other for other in others if other is not friend)]
+        if self._home.offload is not None and own and market.chance.random() >= self._home.offload:
+            others = []
         return own, others[: setup.asked], others[setup.asked :][: setup.asked_more]
 
     def _fitting(self, nodes: Sequence[NodeTwin]) -> list[NodeTwin]:
@@ -232,15 +251,19 @@ class Purchase:
 
     def _ask(self, machine: auction.Auction, candidate: auction.Candidate) -> None:
         index = self._market.by_offer[candidate.offer]
+        self._asked_nodes.append(index)
         self._count(index)
         self._world.network.send(self._home.index, index, self._asked, machine, candidate, index)
 
     def _asked(self, machine: auction.Auction, candidate: auction.Candidate, index: int) -> None:
         """At the provider."""
         node, bid = self._world.nodes[index], self._bid
-        if node.character == "silent" or bid is None:
+        if node.character in cast.SILENT or bid is None:
             return
-        answer = self._market.providers[index].answer(self._market.notary.verify(bid.signed))
+        provider, reviewers = self._market.providers[index], self._market.reviewers
+        answer = provider.answer(self._market.notary.verify(bid.signed))
+        if reviewers is not None and isinstance(answer, offer.AskSent):
+            reviewers.asked(provider, bid.body, answer.ask, self._home.index)
         self._count(index)
         self._world.network.send(index, self._home.index, self._heard, machine, candidate, answer)
 
@@ -259,16 +282,43 @@ class Purchase:
 
     def _decided(self, decided: auction.Decided) -> None:
         self._auction = None
+        self._told = self._decision(decided)
         if not decided.standings:
             self._come_again()
             return
         assert self._bid is not None, "an auction is about a bid"
         contenders = tuple(
-            award.Contender(digest=s.digest, ask=s.ask, offer=s.candidate.listed.offer) for s in decided.standings
+            award.Contender(digest=s.digest, ask=s.ask, offer=s.candidate.listed.offer) for s in self._told.standings
         )
         rule = self._market.ledger.books.state.rules.award
-        self._buyer = award.Buyer(self._bid.body, contenders, decided.digests, rule, TERMS)
+        self._buyer = award.Buyer(self._bid.body, contenders, self._told.digests, rule, TERMS)
         self._in_award(award.Begun(at_ms=self._world.loop.now_ms))
+
+    def _decision(self, decided: auction.Decided) -> auction.Decided:
+        """What this node makes of an auction; and what its receipts will say came in."""
+        market, home = self._market, self._home
+        self._acknowledged = decided.digests
+        if home.character not in CORRUPT or market.reviewers is None:
+            return decided
+        friend = market.providers[friend_of(self._world, home).index].offer
+        told = favour(decided, home.character, friend)
+        if home.character == "denying":
+            self._acknowledged = told.digests
+        market.reviewers.wronged[home.index] += len(decided.standings) - len(told.standings)
+        return told
+
+    def _acknowledge(self, entry: VerifiedEntry, terms: Award) -> None:
+        """To whom was asked, behind the first award alone; everybody sees the award."""
+        market = self._market
+        if market.reviewers is None:
+            return
+        bid = terms.winner.body.bid
+        market.reviewers.awarded(entry, terms, bid)
+        if len(self._awards) > 1:
+            return
+        said = receipt(self._chain.key, bid, self._acknowledged, entry.id, self._world.loop.now_ms)
+        for index in self._asked_nodes:
+            self._send(index, market.reviewers.received, market.providers[index], market.notary.verify(said.signed))
 
     def _come_again(self) -> None:
         if self._tries > RETRIES:
@@ -341,6 +391,7 @@ class Purchase:
             if isinstance(answer, Refusal):
                 self._in_award(award.AwardRefused(at_ms=now_ms, award=entry.id, refusal=answer))
             else:
+                self._acknowledge(entry, effect.award)
                 self._in_award(award.Included(at_ms=now_ms, award=entry.id, inclusion=answer))
 
         self._market.ledger.books.submit(self._home.index, entry, answered)

@@ -9,6 +9,7 @@ from wwwmarket.domain.shape import Value
 from wwwmarket.simulator.bound import bound
 from wwwmarket.simulator.marketplace import Market
 from wwwmarket.simulator.outcome import Diverged, NoProgress, Outcome, Pass, Violated
+from wwwmarket.simulator.reviewing import PATIENCE_MS
 from wwwmarket.simulator.rivals import RIVALS
 from wwwmarket.simulator.workload import Request
 from wwwmarket.simulator.world import Policy, Setup, Trip, World
@@ -41,6 +42,14 @@ class Served(Value):
     executor: int | None = None
 
 
+class Review(Value):
+    """A node's auctions: asks that it passed over though they were better, those proven, those only suspected."""
+
+    wronged: int
+    proven: int
+    suspected: int
+
+
 class Run(Value):
     dispatch: str
     outcome: Outcome
@@ -50,6 +59,8 @@ class Run(Value):
     """By node, what settlements paid it; empty where no money moves."""
     executed: tuple[int, ...] = ()
     """By node, how many requests it answered."""
+    reviews: tuple[Review, ...] = ()
+    """By node, what came of its auctions; empty where nobody looks back."""
 
 
 def simulate(
@@ -85,6 +96,18 @@ def simulate(
         polled_messages=world.polled_messages,
         earned_micro=() if market is None else tuple(market.ledger.earned_micro(n) for n in range(len(world.nodes))),
         executed=tuple(executed),
+        reviews=() if market is None else _reviews(market),
+    )
+
+
+def _reviews(market: Market) -> tuple[Review, ...]:
+    found = market.reviewers
+    if found is None:
+        return ()
+    found.time_moved(market.world.loop.now_ms + PATIENCE_MS)
+    return tuple(
+        Review(wronged=found.wronged[i], proven=found.proven[i], suspected=found.suspected[i])
+        for i in range(len(market.world.nodes))
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -49,16 +49,30 @@ class NodeLine(Value):
     tensor_parallel: int = 1
     slots: int = 256
     arrivals: tuple[tuple[float, float], ...] = ()
+    accept: float | None = None
+    offload: float | None = None
+
+
+Sybils: TypeAlias = Literal["sybil-silent", "sybil-lying", "sybil-selling"]
 
 
 class People(Value):
-    """Shares of the providers of each character, by chance; the rest is honest."""
+    """Shares of the providers of each character, by chance; the rest is honest.
+
+    ``favouring``, ``omitting`` and ``denying`` are honest providers that auction for their friends (``reviewing``).
+    """
 
     greedy: float = 0.0
     over_promising: float = 0.0
     under_promising: float = 0.0
     silent: float = 0.0
     slow: float = 0.0
+    lying: float = 0.0
+    ceiling: float = 0.0
+    ring: float = 0.0
+    favouring: float = 0.0
+    omitting: float = 0.0
+    denying: float = 0.0
 
 
 class Scenario(Value):
@@ -78,6 +92,9 @@ class Scenario(Value):
     warm_up: float = 0.2
     thresholds_s: tuple[int, ...] = ()
     people: People = People()
+    sybils: Sybils | None = None
+    sybil_share: float = 0.3
+    """Of all identities then: they come on top of the nodes. Those that sell have one engine for each model."""
     churn: float = 0.0
     crashing: float = 0.5
     comings: tuple[Leaving, ...] = ()
@@ -161,6 +178,8 @@ def _setup(scenario: Scenario, seed: int, nodes: tuple[NodeSpec, ...], prior: fl
         seed=seed,
         nodes=nodes,
         characters=_characters(scenario.people, len(nodes), seed),
+        accept=tuple(line.accept for line in scenario.node),
+        offload=tuple(line.offload for line in scenario.node),
         cuts=scenario.cuts,
         overlay=scenario.overlay,
         loss=scenario.loss,
@@ -198,6 +217,12 @@ def _characters(people: People, count: int, seed: int) -> tuple[Character, ...]:
         ("under-promising", people.under_promising),
         ("silent", people.silent),
         ("slow", people.slow),
+        ("lying", people.lying),
+        ("ceiling", people.ceiling),
+        ("ring", people.ring),
+        ("favouring", people.favouring),
+        ("omitting", people.omitting),
+        ("denying", people.denying),
     )
     cast: list[Character] = [name for name, share in shares for _ in range(round(share * count))]
     cast = cast[:count] + ["honest"] * (count - len(cast))
@@ -238,10 +263,28 @@ def _loaded(scenario: Scenario, seed: int, trace: Path | None) -> Built:
     requests = _place(scenario, nodes, capacity, arrivals, stretch, chance)
     span_us = requests[-1].at_us
     longest = max(arrival.output_tokens for arrival in arrivals)
-    setup = _setup(scenario, seed, nodes, mix.output_tokens, longest)
+    setup = _with_sybils(_setup(scenario, seed, nodes, mix.output_tokens, longest), scenario)
     comings = scenario.comings or _churn(scenario, len(nodes), span_us / 1e6, seed)
     slo = f"{scenario.slo_allowance_ms / 1_000:g}s+{scenario.slo_factor:g}x"
     return Built(msgspec.structs.replace(setup, comings=comings), requests, round(span_us * scenario.warm_up), slo)
+
+
+def _with_sybils(setup: Setup, scenario: Scenario) -> Setup:
+    """More identities: copies of nodes, one of each model, to which clients do not come."""
+    kind, nodes = scenario.sybils, setup.nodes
+    if kind is None:
+        return setup
+    models = sorted({node.serves for node in nodes})
+    owners = [next(i for i, node in enumerate(nodes) if node.serves == model) for model in models]
+    count = round(len(nodes) * scenario.sybil_share / (1 - scenario.sybil_share))
+    cast = list(setup.characters)
+    for owner in owners if kind == "sybil-selling" else ():
+        cast[owner] = kind
+    return msgspec.structs.replace(
+        setup,
+        nodes=(*nodes, *(nodes[owners[i % len(owners)]] for i in range(count))),
+        characters=(*cast, *([kind] * count)),
+    )
 
 
 def _mix(arrivals: Sequence[Arrival]) -> Mix:

@@ -17,7 +17,23 @@ from wwwmarket.simulator.fleet import NodeSpec
 from wwwmarket.simulator.network import Network
 from wwwmarket.simulator.workload import Request
 
-Character: TypeAlias = Literal["honest", "greedy", "over-promising", "under-promising", "silent", "slow"]
+Character: TypeAlias = Literal[
+    "honest",
+    "greedy",
+    "over-promising",
+    "under-promising",
+    "silent",
+    "slow",
+    "lying",
+    "ceiling",
+    "ring",
+    "favouring",
+    "omitting",
+    "denying",
+    "sybil-silent",
+    "sybil-lying",
+    "sybil-selling",
+]
 Overlay: TypeAlias = Literal["static", "live"]
 MIXING_US: Final = 120_000_000
 """How long the members of a live overlay have known each other when the first request comes."""
@@ -48,6 +64,10 @@ class Setup(Value):
     seed: int
     nodes: tuple[NodeSpec, ...]
     characters: tuple[Character, ...] = ()
+    accept: tuple[float | None, ...] = ()
+    """Of each node: the share of others' bids that it answers; None: as the dispatch rule has it."""
+    offload: tuple[float | None, ...] = ()
+    """Of each node: the share of its clients' requests that it offers to others; None: as the dispatch rule has it."""
     comings: tuple[Leaving, ...] = ()
     cuts: tuple[Cut, ...] = ()
     overlay: Overlay = "static"
@@ -93,6 +113,8 @@ class NodeTwin:
     engine: EngineTwin
     character: Character
     believed: StepTimeModel
+    accept: float | None = None
+    offload: float | None = None
     up: bool = True
     running: set[Trip] = field(default_factory=set)
     assigned: set[Trip] = field(default_factory=set)
@@ -119,6 +141,7 @@ class World:
             self.loop, [spec.region for spec in setup.nodes], self.chance("network"), loss=setup.loss
         )
         errors = self.chance("prediction-error")
+        self._shared: dict[str, EngineTwin] = {}
         self.nodes = [
             self._node(i, spec, errors.lognormvariate(0.0, setup.prediction_error))
             for i, spec in enumerate(setup.nodes)
@@ -136,7 +159,12 @@ class World:
         character = characters[index] if characters else "honest"
         model = spec.step_time()
         engine = EngineTwin(self.loop, scaled(model, SLOWNESS) if character == "slow" else model, spec.limits())
-        return NodeTwin(index, spec, engine, character, scaled(model, error))
+        if character == "sybil-selling":
+            engine = self._shared.setdefault(spec.serves, engine)
+        node = NodeTwin(index, spec, engine, character, scaled(model, error))
+        node.accept = self.setup.accept[index] if self.setup.accept else None
+        node.offload = self.setup.offload[index] if self.setup.offload else None
+        return node
 
     def eligible(self, request: Request) -> list[NodeTwin]:
         """Nodes that are there, serve the request's model, and have room for the longest answer it may have."""

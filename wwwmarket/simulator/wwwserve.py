@@ -69,7 +69,7 @@ class WwwServe(Rival):
         local = node.spec.serves == trip.request.model
         if local and node.engine.usage < TARGET_USAGE:
             self._take(loop, node)
-        elif self.chance.random() < self.offload:
+        elif self.chance.random() < (self.offload if node.offload is None else node.offload):
             self._probe(loop, trip)
         elif local and self.chance.random() < self.queue:
             self._take(loop, node)
@@ -96,7 +96,7 @@ class WwwServe(Rival):
 
         def probed(node: NodeTwin) -> None:
             free = not self._loops[node.index].queue and node.engine.usage < TARGET_USAGE
-            accepts = free and self.chance.random() < self.accept
+            accepts = free and self.chance.random() < (self.accept if node.accept is None else node.accept)
             network.send(node.index, home.index, answered, node, accepts)
 
         def overdue() -> None:
