@@ -12,7 +12,7 @@ import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from wwwmarket.domain.errors import Unavailable
@@ -44,15 +44,25 @@ def watch_parent() -> None:
 class ChildServer:
     """A running child and the port that it announced."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, stop_timeout_s: float, heard: Callable[[str], None] | None) -> None:
         self._process = process
+        self._stop_timeout_s = stop_timeout_s
+        self._heard = heard
         self._log: deque[str] = deque(maxlen=LOG_LINES_KEPT)
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._readers = asyncio.gather(self._drain(process.stdout), self._drain(process.stderr))
 
     @classmethod
-    async def start(cls, module: str, arguments: Sequence[str], *, ready_timeout_s: float) -> "ChildServer":
-        """Run ``python -m module arguments`` and wait until it announces its port.
+    async def start(
+        cls,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        ready_timeout_s: float,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+        heard: Callable[[str], None] | None = None,
+    ) -> "ChildServer":
+        """Run ``python -m module arguments`` and wait until it announces its port; ``heard`` gets each line of its log.
 
         Raises:
             Unavailable: it ended or was not ready in time; the message carries its last log lines.
@@ -66,7 +76,7 @@ class ChildServer:
             # a terminal's interrupt is for the parent, which then closes the child in order
             start_new_session=True,
         )
-        server = cls(process)
+        server = cls(process, stop_timeout_s, heard)
         ended = asyncio.ensure_future(process.wait())
         try:
             async with asyncio.timeout(ready_timeout_s):
@@ -113,7 +123,12 @@ class ChildServer:
             if ready and not self._port.done():
                 self._port.set_result(int(ready[1]))
             else:
-                self._log.append(line.decode(errors="replace").rstrip())
+                self._note(line.decode(errors="replace").rstrip())
+
+    def _note(self, line: str) -> None:
+        self._log.append(line)
+        if self._heard is not None:
+            self._heard(line)
 
     async def close(self) -> None:
         """Stop the child: politely, then not. Returns when it is gone. Safe to call twice."""
@@ -121,7 +136,7 @@ class ChildServer:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
+                async with asyncio.timeout(self._stop_timeout_s):
                     await self._process.wait()
             except TimeoutError:
                 self._process.kill()
