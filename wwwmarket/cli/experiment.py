@@ -12,13 +12,15 @@ from wwwmarket.cli.options import Json
 from wwwmarket.cli.output import emit, fail, say
 
 if TYPE_CHECKING:
+    from wwwmarket.domain.shape import Value
     from wwwmarket.simulator.experiments import Result
     from wwwmarket.simulator.report import Row
 
 _HELP: Final = """Measure the market against its rivals, into tables, plots and rows.
 
 "paper" repeats published settings; "market" lays traces over many nodes all over the world; "incentives" asks what
-a provider gains that is not truthful.
+a provider gains that is not truthful; "adversaries" what many of them gain together, and what it costs the others;
+"overlay" how soon the overlay forgets the dead and heals.
 
 \b
   wwwmarket experiment paper --seeds 5 --out results
@@ -30,6 +32,8 @@ class Which(StrEnum):
     paper = "paper"
     market = "market"
     incentives = "incentives"
+    adversaries = "adversaries"
+    overlay = "overlay"
 
 
 def experiment(  # noqa: PLR0913 - a command's options
@@ -48,9 +52,18 @@ def experiment(  # noqa: PLR0913 - a command's options
 ) -> None:
     from wwwmarket.simulator import experiments
 
-    if which is Which.incentives:
-        _incentives(seeds, out, quick=quick, json=json)
-        return
+    match which:
+        case Which.incentives:
+            _incentives(seeds, out, quick=quick, json=json)
+            return
+        case Which.adversaries:
+            _adversaries(seeds, out, quick=quick, json=json)
+            return
+        case Which.overlay:
+            _overlay(seeds, out, quick=quick, json=json)
+            return
+        case Which.paper | Which.market:
+            pass
     if which is Which.paper:
         cells = experiments.paper(seeds, quick=quick)
     else:
@@ -64,12 +77,9 @@ def experiment(  # noqa: PLR0913 - a command's options
     results = experiments.measure_all(cells, done)
     rows = [row for result in results for row in result.rows]
     tables = _tables(rows)
+    _leave(rows, tables, str(which), out, json=json)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{which}.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
-        (out / f"{which}.md").write_text(tables)
         _plot(rows, out)
-    emit(rows if json else tables, json)
     broken = experiments.failures(results)
     if broken:
         fail("; ".join(broken))
@@ -85,11 +95,40 @@ def _incentives(seeds: int, out: Path | None, *, quick: bool, json: bool) -> Non
     for question in incentives.questions(seeds, quick=quick):
         gains += incentives.answer(question)
         say(f"{question.clients}, seed {question.seed}: {len(gains)} deviations")
+    _leave(gains, incentives.table(gains), "incentives", out, json=json)
+
+
+def _adversaries(seeds: int, out: Path | None, *, quick: bool, json: bool) -> None:
+    from wwwmarket.simulator import adversaries
+    from wwwmarket.simulator.experiments import in_parallel
+
+    harms = in_parallel(
+        adversaries.answer,
+        adversaries.questions(seeds, quick=quick),
+        lambda count, harm: say(f"{count}: {harm.adversary}, seed {harm.seed}"),
+    )
+    _leave(harms, adversaries.table(harms), "adversaries", out, json=json)
+
+
+def _overlay(seeds: int, out: Path | None, *, quick: bool, json: bool) -> None:
+    from wwwmarket.simulator import overlay_health
+    from wwwmarket.simulator.experiments import in_parallel
+
+    measured = in_parallel(
+        overlay_health.answer,
+        overlay_health.questions(seeds, quick=quick),
+        lambda count, one: say(f"{count}: {one.nodes} nodes, loss {one.loss:g}, seed {one.seed}"),
+    )
+    _leave(measured, overlay_health.table(measured), "overlay", out, json=json)
+
+
+def _leave(rows: "Sequence[Value]", table: str, name: str, out: Path | None, *, json: bool) -> None:
+    """Rows and their table, in files where there is a folder, and on standard output."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "incentives.json").write_bytes(msgspec.json.format(msgspec.json.encode(gains), indent=1) + b"\n")
-        (out / "incentives.md").write_text(incentives.table(gains))
-    emit(gains if json else incentives.table(gains), json)
+        (out / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+        (out / f"{name}.md").write_text(table)
+    emit(rows if json else table, json)
 
 
 def _groups(rows: "Sequence[Row]") -> "dict[tuple[str, int], list[Row]]":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from os import sched_getaffinity
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -17,6 +17,9 @@ from wwwmarket.simulator.outcome import Outcome, Pass
 from wwwmarket.simulator.report import Row, rows
 from wwwmarket.simulator.run import BOUND, DISPATCHES, simulate
 from wwwmarket.simulator.scenario import People, Scenario, Sybils, build, load_scenario
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 PAPER_SETTINGS: Final = ("setting-1", "setting-2", "setting-3", "setting-4", "join", "leave")
 LOADS: Final = (0.5, 0.7, 0.9, 1.1)
@@ -119,14 +122,21 @@ def _seeded(setting: str, scenario: Scenario, dispatch: str, seeds: int, stream:
 
 
 def measure_all(cells: Sequence[Cell], done: Callable[[int, Result], None], workers: int | None = None) -> list[Result]:
-    """All cells, on as many processes as there are processors; results in the order of the cells."""
-    found: dict[int, Result] = {}
+    """All cells; results in their order."""
+    return in_parallel(measure, cells, done, workers)
+
+
+def in_parallel(
+    answer: Callable[[Q], A], questions: Sequence[Q], done: Callable[[int, A], None], workers: int | None = None
+) -> list[A]:
+    """All questions, on as many processes as there are processors; answers in the order of the questions."""
+    found: dict[int, A] = {}
     with ProcessPoolExecutor(workers or len(sched_getaffinity(0))) as pool:
-        waiting = {pool.submit(measure, cell): i for i, cell in enumerate(cells)}
+        waiting = {pool.submit(answer, question): i for i, question in enumerate(questions)}
         for future in as_completed(waiting):
             found[waiting[future]] = future.result()
             done(len(found), future.result())
-    return [found[i] for i in range(len(cells))]
+    return [found[i] for i in range(len(questions))]
 
 
 def failures(results: Sequence[Result]) -> list[str]:

@@ -17,6 +17,8 @@ DYING: Final = 0.1
 IDLE_S: Final = 60
 CUT_S: Final = 60
 PATIENCE_S: Final = 300
+LARGE: Final = 1_000
+"""From so many nodes on one seed is run: it takes some ten minutes."""
 MET_AGAIN: Final = 0.25
 """Of all links cross what was cut, where half of them would by chance."""
 
@@ -40,6 +42,25 @@ class Health(Value):
     """Share of links that cross the cut at its end."""
     healed_s: float | None
     """From the end of a cut into halves until ``MET_AGAIN`` of the links cross it."""
+
+
+class Question(Value):
+    nodes: int
+    loss: float
+    seed: int
+
+
+def questions(seeds: int, *, quick: bool = False) -> list[Question]:
+    sizes = ((8, 0.0),) if quick else ((8, 0.0), (100, 0.0), (100, 0.05), (1_000, 0.0))
+    return [
+        Question(nodes=nodes, loss=loss, seed=seed)
+        for nodes, loss in sizes
+        for seed in range(1 if nodes >= LARGE else seeds)
+    ]
+
+
+def answer(question: Question) -> Health:
+    return health(question.nodes, question.seed, loss=question.loss)
 
 
 def health(nodes: int, seed: int, *, loss: float = 0.0) -> Health:
