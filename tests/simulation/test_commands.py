@@ -84,13 +84,17 @@ def test_an_experiment_writes_rows_tables_and_plots(tmp_path):
 
 
 def test_the_experiments_cover_what_they_promise():
-    """The paper's settings, its joining and leaving; sizes, loads, churn, errors and people of the market."""
-    assert {cell.setting for cell in paper(1)} == {"setting-1", "setting-2", "setting-3", "setting-4", "join", "leave"}
+    """The paper's settings, its joining, leaving, policies and classes; the market's sizes, loads, churn and people."""
+    settings = {cell.setting for cell in paper(1)}
+    assert {"setting-1", "setting-2", "setting-3", "setting-4", "join", "leave"} <= settings
+    assert {"policy-acceptance", "policy-offload", "class-model", "class-precision, cheapest in time"} <= settings
     cells = market(1, [])
     assert {cell.scenario.nodes for cell in cells} == {8, 100, 1_000}
     assert {0.5, 0.9, 1.1} <= {cell.scenario.load for cell in cells}
     assert any(cell.scenario.churn == 0.1 for cell in cells)
     assert any(cell.scenario.people.over_promising for cell in cells)
+    assert any(cell.scenario.overlay == "live" for cell in cells)
+    assert {cell.scenario.sybils for cell in cells} == {None, "sybil-silent", "sybil-lying", "sybil-selling"}
 
 
 def test_results_do_not_depend_on_who_runs_beside():

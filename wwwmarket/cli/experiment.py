@@ -13,6 +13,7 @@ from wwwmarket.cli.output import emit, fail, say
 
 if TYPE_CHECKING:
     from wwwmarket.domain.shape import Value
+    from wwwmarket.simulator.classes import Share
     from wwwmarket.simulator.experiments import Result
     from wwwmarket.simulator.report import Row
 
@@ -80,6 +81,7 @@ def experiment(  # noqa: PLR0913 - a command's options
     _leave(rows, tables, str(which), out, json=json)
     if out is not None:
         _plot(rows, out)
+        _shares([share for result in results for share in result.shares], out)
     broken = experiments.failures(results)
     if broken:
         fail("; ".join(broken))
@@ -129,6 +131,15 @@ def _leave(rows: "Sequence[Value]", table: str, name: str, out: Path | None, *, 
         (out / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
         (out / f"{name}.md").write_text(table)
     emit(rows if json else table, json)
+
+
+def _shares(shares: "Sequence[Share]", out: Path) -> None:
+    """Of the classes of nodes, where a scenario has some."""
+    from wwwmarket.simulator.classes import table
+
+    if shares:
+        (out / "classes.json").write_bytes(msgspec.json.format(msgspec.json.encode(shares), indent=1) + b"\n")
+        (out / "classes.md").write_text(table(shares))
 
 
 def _groups(rows: "Sequence[Row]") -> "dict[tuple[str, int], list[Row]]":

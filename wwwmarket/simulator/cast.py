@@ -9,7 +9,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, sign
-from wwwmarket.domain.identity import Digest, EntryId
+from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Prices
 from wwwmarket.domain.records import Ask, Award, Bid, Offer
 from wwwmarket.market import execution, offer
@@ -37,18 +37,29 @@ class Ring:
 
 
 class Honest(Provider):
-    """As ``providing`` has it, but for a node's stated share of bids that it answers at all."""
+    """As ``providing`` has it, at a node's own list price, and for a stated share of the bids of others.
 
-    def __init__(self, world: World, books: Books, node: NodeTwin, key: KeyPair) -> None:
+    ``own`` is the account of the node's own clients, who are never turned away by chance.
+    """
+
+    def __init__(self, world: World, books: Books, node: NodeTwin, key: KeyPair, own: AccountId) -> None:
+        self._own = own
         self._accept_ppm = _WHOLE_PPM if node.accept is None else round(node.accept * _WHOLE_PPM)
         self._chance = world.chance(f"accept/{node.index}")
+        self._price = node.spec.price
         super().__init__(world, books, node, key)
 
     def _offer(self) -> Offer:
-        return replace(super()._offer(), accept_ppm=self._accept_ppm)
+        usual = super()._offer()
+        prices = Prices(
+            input_micro_per_mtok=round(usual.prices.input_micro_per_mtok * self._price),
+            cached_input_micro_per_mtok=round(usual.prices.cached_input_micro_per_mtok * self._price),
+            output_micro_per_mtok=round(usual.prices.output_micro_per_mtok * self._price),
+        )
+        return replace(usual, prices=prices, accept_ppm=self._accept_ppm)
 
     def answer(self, bid: Verified[Bid]) -> offer.Effect:
-        if self._accept_ppm < _WHOLE_PPM and self._chance.randrange(_WHOLE_PPM) >= self._accept_ppm:
+        if bid.by != self._own and self._chance.randrange(_WHOLE_PPM) >= self._accept_ppm:
             return offer.BidDeclined(reason="the provider's policy accepts a share of bids only", retry_after_ms=1_000)
         return super().answer(bid)
 
@@ -90,7 +101,9 @@ class InRing(Provider):
         return answer
 
 
-def provider(world: World, books: Books, node: NodeTwin, key: KeyPair, ring: Ring) -> Provider:
+def provider(  # noqa: PLR0913, PLR0917 - what a provider begins with
+    world: World, books: Books, node: NodeTwin, key: KeyPair, own: AccountId, ring: Ring
+) -> Provider:
     """Whoever plays this node's character."""
     match node.character:
         case "lying" | "sybil-lying":
@@ -100,7 +113,7 @@ def provider(world: World, books: Books, node: NodeTwin, key: KeyPair, ring: Rin
         case "ring":
             return InRing(world, books, node, key, ring)
         case _:
-            return Honest(world, books, node, key)
+            return Honest(world, books, node, key, own)
 
 
 def _at_ceiling(ask: Ask) -> Ask:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from wwwmarket.domain.shape import Value
+from wwwmarket.simulator.classes import Share, shares
 from wwwmarket.simulator.outcome import Outcome, Pass
 from wwwmarket.simulator.report import Row, rows
 from wwwmarket.simulator.run import BOUND, DISPATCHES, simulate
@@ -22,6 +23,10 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 PAPER_SETTINGS: Final = ("setting-1", "setting-2", "setting-3", "setting-4", "join", "leave")
+POLICIES: Final = ("policy-acceptance", "policy-offload")
+CLASSES: Final = ("class-model", "class-precision", "class-backend", "class-hardware")
+CLIENTS: Final = {"": 1_000, ", cheapest in time": 0}
+"""What a second is worth to them, in micro-credits."""
 LOADS: Final = (0.5, 0.7, 0.9, 1.1)
 ERRORS: Final = (0.0, 0.1, 0.2, 0.4, 0.8)
 SYBILS: Final[tuple[Sybils, ...]] = ("sybil-silent", "sybil-lying", "sybil-selling")
@@ -44,6 +49,7 @@ class Result(Value):
     cell: Cell
     outcome: Outcome
     rows: tuple[Row, ...]
+    shares: tuple[Share, ...] = ()
 
 
 def measure(cell: Cell, progress: Callable[[int, int], None] | None = None) -> Result:
@@ -61,16 +67,19 @@ def measure(cell: Cell, progress: Callable[[int, int], None] | None = None) -> R
         seed=cell.seed,
         thresholds_s=scenario.thresholds_s if stated else (),
     )
-    return Result(cell=cell, outcome=run.outcome, rows=tuple(found))
+    return Result(cell=cell, outcome=run.outcome, rows=tuple(found), shares=tuple(shares(run, scenario, cell)))
 
 
 def paper(seeds: int, *, quick: bool = False) -> list[Cell]:
-    """The published settings, joining and leaving, under every dispatch rule."""
-    settings = PAPER_SETTINGS[:1] if quick else PAPER_SETTINGS
+    """The published settings, joining and leaving, policies and classes, under every dispatch rule that they name."""
+    names = PAPER_SETTINGS[:1] if quick else (*PAPER_SETTINGS, *POLICIES)
+    settings = {name: load_scenario(name) for name in names}
+    for name in () if quick else CLASSES:
+        for clients, value in CLIENTS.items():
+            settings[name + clients] = replace(load_scenario(name), time_value_micro_per_s=value)
     return [
         Cell(experiment="paper", setting=name, scenario=scenario, dispatch=dispatch, seed=seed)
-        for name in settings
-        for scenario in (load_scenario(name),)
+        for name, scenario in settings.items()
         for dispatch in scenario.dispatch
         for seed in range(seeds)
     ]

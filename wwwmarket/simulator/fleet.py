@@ -20,7 +20,10 @@ MIXED_GPUS: Final[dict[str, tuple[str, ...]]] = {
 
 
 class NodeSpec(Value):
-    """One node: an engine of ``gpu`` and ``model``, sold as ``serves``. ``slots`` sequences run at once."""
+    """One node: an engine of ``gpu`` and ``model``, sold as ``serves``. ``slots`` sequences run at once.
+
+    ``slowdown`` is what its software makes of the table's step times; ``price`` is a share of the usual list price.
+    """
 
     gpu: str
     model: str
@@ -29,9 +32,12 @@ class NodeSpec(Value):
     precision: Precision = "bf16"
     tensor_parallel: int = 1
     slots: int = 256
+    slowdown: float = 1.0
+    price: float = 1.0
 
     def step_time(self) -> StepTimeModel:
-        return step_time_model(self.gpu, self.model, precision=self.precision, tensor_parallel=self.tensor_parallel)
+        known = step_time_model(self.gpu, self.model, precision=self.precision, tensor_parallel=self.tensor_parallel)
+        return scaled(known, self.slowdown)
 
     def limits(self) -> EngineLimits:
         return limits_for(
@@ -41,6 +47,20 @@ class NodeSpec(Value):
             tensor_parallel=self.tensor_parallel,
             sequences_max=self.slots,
         )
+
+
+def scaled(model: StepTimeModel, factor: float) -> StepTimeModel:
+    """An engine so many times slower."""
+    return StepTimeModel(
+        step_ms_fixed=model.step_ms_fixed * factor,
+        sequence_ms=model.sequence_ms * factor,
+        weights_ms=model.weights_ms * factor,
+        blend=model.blend,
+        token_ms=model.token_ms * factor,
+        kv_token_ms=model.kv_token_ms * factor,
+        prefill_ms_per_token2=model.prefill_ms_per_token2 * factor,
+        front_end_ms=model.front_end_ms * factor,
+    )
 
 
 class Mix(NamedTuple):

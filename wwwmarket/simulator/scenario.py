@@ -40,7 +40,10 @@ IMBALANCE: Final = 0.5
 
 
 class NodeLine(Value):
-    """A node as a scenario names it; ``arrivals`` are [from second, requests per second]."""
+    """A node as a scenario names it; ``arrivals`` are [from second, requests per second].
+
+    Nodes of one ``label`` are of one class: what each class comes to is measured.
+    """
 
     gpu: str
     model: str
@@ -49,6 +52,9 @@ class NodeLine(Value):
     tensor_parallel: int = 1
     slots: int = 256
     arrivals: tuple[tuple[float, float], ...] = ()
+    label: str = ""
+    slowdown: float = 1.0
+    price: float = 1.0
     accept: float | None = None
     offload: float | None = None
 
@@ -204,6 +210,8 @@ def _specs(scenario: Scenario, seed: int) -> tuple[NodeSpec, ...]:
             precision=line.precision,
             tensor_parallel=line.tensor_parallel,
             slots=line.slots,
+            slowdown=line.slowdown,
+            price=line.price,
         )
         for line in scenario.node
     )

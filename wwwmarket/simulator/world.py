@@ -13,7 +13,7 @@ from wwwmarket.dispatch.step_time import StepTimeModel
 from wwwmarket.domain.shape import Value
 from wwwmarket.simulator.engines import EngineTwin
 from wwwmarket.simulator.events import EventLoop
-from wwwmarket.simulator.fleet import NodeSpec
+from wwwmarket.simulator.fleet import NodeSpec, scaled
 from wwwmarket.simulator.network import Network
 from wwwmarket.simulator.workload import Request
 
@@ -255,17 +255,3 @@ class World:
         """Do ``action`` now and in every period, until the run is over."""
         action()
         self.loop.after(period_us, self.every, period_us, action)
-
-
-def scaled(model: StepTimeModel, factor: float) -> StepTimeModel:
-    """An engine so many times slower."""
-    return StepTimeModel(
-        step_ms_fixed=model.step_ms_fixed * factor,
-        sequence_ms=model.sequence_ms * factor,
-        weights_ms=model.weights_ms * factor,
-        blend=model.blend,
-        token_ms=model.token_ms * factor,
-        kv_token_ms=model.kv_token_ms * factor,
-        prefill_ms_per_token2=model.prefill_ms_per_token2 * factor,
-        front_end_ms=model.front_end_ms * factor,
-    )
