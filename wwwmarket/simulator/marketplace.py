@@ -65,8 +65,8 @@ class Market:
         self.ledger = Ledger(world, keys, clients)
         ring = cast.Ring()
         self.providers = [
-            cast.provider(world, self.ledger.books, node, key, ring)
-            for node, key in zip(world.nodes, keys, strict=True)
+            cast.provider(world, self.ledger.books, node, key, own.account, ring)
+            for node, key, own in zip(world.nodes, keys, clients, strict=True)
         ]
         self.chains = [self.ledger.books.chain(key) for key in clients]
         self.candidates = [
