@@ -12,8 +12,7 @@ import httpx
 import msgspec
 from platformdirs import user_data_path
 
-from wwwmarket.adapters.engines.embedded import MODEL_NAME, EmbeddedEngine
-from wwwmarket.adapters.engines.openai_compatible import OpenAiEngine
+from wwwmarket.adapters.engines.opening import EngineTerms, Measure, OpenEngine, open_engines
 from wwwmarket.adapters.keystore import KeyStore, write_new
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
@@ -23,9 +22,10 @@ from wwwmarket.crypto.derivation import child, derive_seed
 from wwwmarket.crypto.digest import tagged
 from wwwmarket.crypto.sealing import SealingPair
 from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.dispatch.fitting import Fit
 from wwwmarket.dispatch.prediction import LearntLatency
-from wwwmarket.dispatch.step_time import limits_for, step_time_model
-from wwwmarket.domain.errors import Malformed, NotFound, Refusal, Unavailable
+from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
+from wwwmarket.domain.errors import Malformed, Refusal, Unavailable
 from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Promise, Settlement
@@ -76,8 +76,8 @@ class NodeSettings:
 class OfferSettings:
     """What a provider offers. Prices in micro-credits per million tokens."""
 
-    engine: str
-    """A base URL, or ``embedded``."""
+    engines: tuple[str, ...]
+    """Base URLs, or ``embedded``: each an engine with the same model."""
     model: str | None
     prices: Prices
     slo: Slo
@@ -88,6 +88,8 @@ class OfferSettings:
     precision: str | None = None
     api_key: str | None = None
     blind: bool = False
+    priority: int | None = None
+    """What the market's requests have in the engine's queue."""
     seed: int = 0
 
 
@@ -212,41 +214,45 @@ def _admin_token(data: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_engine(offer: OfferSettings) -> AsyncIterator[tuple[Engine, EngineDescription, ServedModel]]:
+async def open_engine(offer: OfferSettings, measure: Measure | None = None) -> AsyncIterator[OpenEngine]:
     """The engine behind an offer, checked: it answers, its state can be read, it serves the model.
 
     Raises:
         Unavailable: it does not answer, or its state cannot be read.
         NotFound: it does not serve the model.
+        Conflict: there are several, and they are not alike.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        engine: Engine
-        if offer.engine == "embedded":
-            name = offer.model or MODEL_NAME
-            engine = await EmbeddedEngine.start(seed=offer.seed, sequences=offer.sequences, name=name)
-        else:
-            engine = OpenAiEngine(offer.engine, offer.api_key, blind=offer.blind)
-        stack.push_async_callback(engine.close)
-        description = await engine.describe()
-        await engine.state()
-        wanted = [model for model in description.models if offer.model in {None, model.name}]
-        if not wanted:
-            served = ", ".join(model.name for model in description.models)
-            raise NotFound(f"the engine does not serve {offer.model}; it serves {served}", param="model")
-        yield engine, description, wanted[0]
+    capacity = Capacity(sequences=offer.sequences, tokens_per_s=offer.tokens_per_s)
+    terms = EngineTerms(
+        addresses=offer.engines,
+        model=offer.model,
+        sequences=offer.sequences,
+        precision=offer.precision,
+        api_key=offer.api_key,
+        blind=offer.blind,
+        priority=offer.priority,
+        seed=offer.seed,
+    )
+
+    def guess(description: EngineDescription, served: ServedModel, fit: Fit | None) -> LearntLatency:
+        return _latency(description, served, offer.slo, capacity, fit)
+
+    async with open_engines(terms, guess, measure) as opened:
+        yield opened
 
 
-async def begin_selling(
+async def begin_selling(  # noqa: PLR0913, PLR0917 - what an offer is made of
     node: Node,
     engine: Engine,
     description: EngineDescription,
     served: ServedModel,
     offer: OfferSettings,
+    fit: Fit | None = None,
 ) -> Offering:
-    """Put an engine behind a node and its offer on the ledger."""
+    """Put an engine behind a node and its offer on the ledger; ``fit`` is what was measured of the engine."""
     config, capacity = node.world.config, Capacity(sequences=offer.sequences, tokens_per_s=offer.tokens_per_s)
     sealing = SealingPair(derive_seed(node.world.key, _SEALING))
-    model = _latency(description, served, offer.slo, capacity)
+    model = _latency(description, served, offer.slo, capacity, fit)
     forecasting = Forecasting(engine, model, node.world.clock, poll_ms=config.engine_poll_ms)
     await forecasting.poll()
     node.run_beside(forecasting.poll_forever())
@@ -329,14 +335,25 @@ async def _submit(node: Node, due: Settlement) -> None:
     await node.author.settle(node.world.key.account, due)
 
 
-def _latency(description: EngineDescription, served: ServedModel, slo: Slo, capacity: Capacity) -> LearntLatency:
-    """Begin with the table where the engine is in it, else with what the offer promises; both learn."""
-    try:
-        model = step_time_model(description.gpu_class, served.name, precision=served.precision)
-        limits = limits_for(
-            description.gpu_class, served.name, precision=served.precision, sequences_max=capacity.sequences
+def _latency(
+    description: EngineDescription, served: ServedModel, slo: Slo, capacity: Capacity, fit: Fit | None
+) -> LearntLatency:
+    """Begin with what was measured, else with the table where the engine is in it, else with the promise; all learn."""
+    hardware = (description.gpu_class, served.name)
+    kv_tokens_max = description.kv_tokens_max or max(
+        served.context_tokens, _KV_TOKENS_PER_SEQUENCE * capacity.sequences
+    )
+    if fit is not None:
+        return fit.latency(
+            EngineLimits(
+                kv_tokens_max=kv_tokens_max,
+                sequences_max=description.sequences_max or capacity.sequences,
+                batch_tokens_max=max(2048, capacity.sequences),
+            )
         )
+    try:
+        model = step_time_model(*hardware, precision=served.precision)
+        limits = limits_for(*hardware, precision=served.precision, sequences_max=capacity.sequences)
     except Refusal:
-        kv_tokens_max = max(served.context_tokens, _KV_TOKENS_PER_SEQUENCE * capacity.sequences)
         return LearntLatency.from_promise(slo, capacity, kv_tokens_max=kv_tokens_max)
     return LearntLatency.from_step_time(model, limits)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from wwwmarket.cli.amounts import credits_text, parse_credits
 from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.engines import EnginePython, Launches, LaunchOptions, NoBenchmark, Sources
 from wwwmarket.cli.node import Preset, serving_of, warn_without_backup
 from wwwmarket.cli.options import (
     Bind,
@@ -56,13 +58,17 @@ Prices are credits per million tokens, exact decimals, and they are ceilings: an
 and more as its sequences fill. --policy says when it sells, to whom and how much: a preset (always, idle-only, night,
 wwwserve), or a TOML file; --ask-floor and --accept come before it. --ttft-ms and --tpot-ms are what you promise for 95
 of 100 requests. The engine is any OpenAI-compatible server, or "embedded": a llama.cpp with a small model, for trying
-things out.
+things out; --engine can be given several times, for servers that are alike, and --launch starts one. A few requests
+measure it first, half a minute at most.
 
 \b
   wwwmarket provider join --market http://10.0.0.5:8080 --engine http://127.0.0.1:8000 --model qwen3-8b \\
       --price-input 0.10 --price-cached-input 0.02 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
   wwwmarket provider join --market http://127.0.0.1:8080 --engine embedded \\
       --price-input 0.05 --price-output 0.20 --ttft-ms 1000 --tpot-ms 50 --capacity 4 --ask-floor 0.8 --policy night
+  wwwmarket provider join --market http://10.0.0.5:8080 --launch vllm:Qwen/Qwen3-8B \\
+      --launch-options "--max-model-len 16384" --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 \\
+      --capacity 64
 """
 
 _LEAVE: Final = """Ask the running provider to withdraw its offer, finish what is in flight, and leave.
@@ -83,7 +89,18 @@ app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty
 def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider lives
     *,
     market: Annotated[str, option("--market", "Gateway of the market's node.", metavar="URL")],
-    engine: Annotated[str, option("--engine", "Base address of the engine, or: embedded.", metavar="URL")],
+    engine: Annotated[
+        list[str] | None,
+        option("--engine", "Base address of the engine, or: embedded. Again for each that is alike.", metavar="URL"),
+    ] = None,
+    launch: Launches = None,
+    launch_options: LaunchOptions = "",
+    engine_python: EnginePython = None,
+    engine_priority: Annotated[
+        int | None,
+        option("--engine-priority", "Of the market's requests in the engine's queue, where it has priorities."),
+    ] = None,
+    no_benchmark: NoBenchmark = False,
     model: Annotated[str | None, option("--model", "Which of its models; else the first.")] = None,
     price_input: Annotated[
         int, option("--price-input", "Per million input tokens.", parser=parse_credits, metavar="CREDITS")
@@ -139,12 +156,14 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
 ) -> None:
     from wwwmarket.bootstrap import NODE_KEY, NodeSettings, OfferSettings, default_data
 
+    sources = Sources(tuple(engine or ()), tuple(launch or ()), launch_options, engine_python, measure=not no_benchmark)
+    sources.check()
     cached = price_input if price_cached_input is None else price_cached_input
     if cached > price_input:
         raise typer.BadParameter("cached input costs at most what input costs", param_hint="--price-cached-input")
     where = data or default_data("provider")
     offer = OfferSettings(
-        engine=engine,
+        engines=sources.engines,
         model=model,
         prices=Prices(
             input_micro_per_mtok=price_input, cached_input_micro_per_mtok=cached, output_micro_per_mtok=price_output
@@ -157,6 +176,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         precision=precision,
         api_key=_engine_key(api_key_env),
         blind=blind,
+        priority=engine_priority,
     )
     settings = NodeSettings(
         data=where,
@@ -167,7 +187,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         passphrase=passphrase_of(where, NODE_KEY),
         config=PRESETS[preset],
     )
-    run_until_told(_sell(settings, offer, ready_file, stdin=end_with_stdin, json=json))
+    run_until_told(_sell(settings, offer, sources, ready_file, stdin=end_with_stdin, json=json))
 
 
 @app.command()
@@ -288,19 +308,29 @@ def _engine_key(variable: str | None) -> str | None:
     return key
 
 
-async def _sell(
-    settings: "NodeSettings", offer: "OfferSettings", ready_file: Path | None, *, stdin: bool, json: bool
+async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
+    settings: "NodeSettings",
+    offer: "OfferSettings",
+    sources: Sources,
+    ready_file: Path | None,
+    *,
+    stdin: bool,
+    json: bool,
 ) -> None:
     from wwwmarket.bootstrap import begin_selling, open_engine, open_node
 
     async with contextlib.AsyncExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(stdin=stdin))
         announce = stack.enter_context(announcing(settings.data, ready_file))
-        engine, description, served = await stack.enter_async_context(open_engine(offer))
+        addresses = await stack.enter_async_context(sources.addresses())
+        measure = sources.measuring(settings.data, offer.sequences)
+        opened = await stack.enter_async_context(open_engine(replaced(offer, engines=addresses), measure))
         running = await stack.enter_async_context(open_node(settings))
-        offering = await begin_selling(running.node, engine, description, served, offer)
+        served = opened.served
+        offering = await begin_selling(running.node, opened.engine, opened.description, served, offer, fit=opened.fit)
         serving = serving_of(running, settings.data)
-        emit({**fields_of(serving, json=json), "model": served.name, "offer": offering.current}, json)
+        shown = {"model": served.name, "offer": offering.current, "measured": opened.fit}
+        emit({**fields_of(serving, json=json), **shown}, json)
         sys.stdout.flush()
         warn_without_backup(settings.data, serving.account)
         say(f"Selling {printable(served.name)}: Ctrl-C to leave in order, twice to stop at once.")

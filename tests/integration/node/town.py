@@ -242,7 +242,7 @@ class House:
 
 def offer_settings(**changes: Any) -> OfferSettings:
     offer: dict[str, Any] = {
-        "engine": "playing",
+        "engines": ("playing",),
         "model": MODEL.name,
         "prices": Prices(
             input_micro_per_mtok=100_000, cached_input_micro_per_mtok=25_000, output_micro_per_mtok=400_000

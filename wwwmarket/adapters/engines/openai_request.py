@@ -63,6 +63,19 @@ def prepare(path: Path, request: bytes, *, output_tokens_max: Tokens, priority: 
     return PreparedRequest(body=_encode(fields), model=model, stream=stream)
 
 
+def prompt_of(request: bytes) -> tuple[str, bytes]:
+    """The model's name, and the bytes of what the request gives to read; empty where it says neither."""
+    try:
+        fields = _decoder.decode(request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", b""
+    source = next((fields[name] for name in ("messages", "prompt", "input") if name in fields), Raw(b""))
+    try:
+        return _read(fields, "model", str | None) or "", bytes(source)
+    except Malformed:
+        return "", bytes(source)
+
+
 def _bound_output(fields: dict[str, Raw], limit: Tokens) -> None:
     """Lower every bound that is given; ``max_tokens``, which every engine knows, is always there after this.
 
