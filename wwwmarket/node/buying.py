@@ -221,6 +221,8 @@ class Buying:
             answer = await self._put_to(candidate.listed.offer.address, request)
             event = _ask_event(candidate, answer, purse.clock.now_ms())
         except Refusal as refusal:
+            if candidate.node != purse.node:
+                purse.let_down_by(candidate.node)
             event = auction.AskMissing(
                 at_ms=purse.clock.now_ms(), offer=candidate.offer, declined=False, reason=refusal.message
             )

@@ -90,6 +90,8 @@ class Purse:
     config: NodeConfig
     candidates: Callable[[str], Sequence[auction.Candidate]]
     order: Callable[[Sequence[auction.Candidate]], list[auction.Candidate]]
+    let_down_by: Callable[[NodeId], None]
+    served_by: Callable[[NodeId], None]
     is_newcomer: Callable[[AccountId], bool]
     available_micro: Callable[[AccountId], MicroCredits]
     cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
@@ -176,7 +178,17 @@ class Delivery:
 
     async def _step(self, event: award.Event) -> None:
         for effect in self._machine.step(event):
+            if isinstance(effect, award.Abandon) and not isinstance(event, award.AwardRefused):
+                self._purse.let_down_by(self._winner())
+            elif isinstance(effect, award.Finish):
+                self._purse.served_by(self._winner())
             await self._perform(effect)
+
+    def _winner(self) -> NodeId:
+        """Where the present award went."""
+        assert self._record is not None
+        winner = self._record.award.winner
+        return next(one.candidate.node for one in self._decision.decided.standings if one.ask.signed == winner)
 
     async def _perform(self, effect: award.Effect) -> None:  # noqa: C901 - one case an effect
         match effect:

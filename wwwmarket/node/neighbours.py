@@ -21,6 +21,7 @@ from wwwmarket.overlay.neighbours import Neighbourhood, S
 from wwwmarket.overlay.params import OverlayParams
 from wwwmarket.overlay.records import Message, read_message
 from wwwmarket.overlay.register import Profile
+from wwwmarket.overlay.trust import Trust
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.transport import Transport
 
@@ -53,6 +54,7 @@ class Neighbours:
             params=self._params,
         )
         self._known = Neighbourhood(members=(), reserves=())
+        self._trust = Trust()
         self._sending: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,8 +95,17 @@ class Neighbours:
         await asyncio.gather(*self._sending, return_exceptions=True)
 
     def order(self, sited: Sequence[S]) -> list[S]:
-        """The same, given in random order, so that one near neighbour is first and the living come before the rest."""
-        return self._known.order(sited)
+        """The same, given in random order: one near neighbour first, the living before the rest, and last of all those
+        by whom this node was let down.
+        """
+        return self._trust.order(self._known.order(sited), self._clock.now_ms())
+
+    def let_down_by(self, node: NodeId) -> None:
+        """It broke a promise, or did not answer a bid."""
+        self._trust.failed(node, self._clock.now_ms())
+
+    def served_by(self, node: NodeId) -> None:
+        self._trust.kept(node)
 
     def _measure(self) -> None:
         for member in self._known.members:

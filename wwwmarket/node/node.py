@@ -304,6 +304,8 @@ class Node:
             config=world.config,
             candidates=self._candidates,
             order=self.neighbours.order,
+            let_down_by=self.neighbours.let_down_by,
+            served_by=self.neighbours.served_by,
             is_newcomer=self.replica.is_newcomer,
             available_micro=lambda account: self.replica.state.account(account).available_micro,
             cost_micro=lambda *counted: state.rules.settlement.payment(*counted),  # noqa: PLW0108 - rules change

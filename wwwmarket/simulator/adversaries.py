@@ -1,7 +1,7 @@
 """What adversaries gain, and what they do to others: the same world with them, and with the same nodes truthful.
 
-Profit is as ``incentives`` has it. Attainment is of requests whose clients came to honest nodes. Sybils are identities
-on top of the nodes; all others are nodes that change sides.
+Profit is as ``incentives`` has it; of an auctioneer with a friend it is the friend's. Attainment is of requests whose
+clients came to honest nodes. Sybils are identities on top of the nodes; all others are nodes that change sides.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Harm(Value):
     attainment: float
     attainment_truthful: float
     won: float
-    """Share of the answered requests that the adversaries answered."""
+    """Share of the answered requests that the adversaries (the friends of auctioneers) answered."""
     won_truthful: float
     profit_micro: int
     profit_truthful_micro: int
@@ -78,15 +78,16 @@ def answer(question: Question) -> Harm:
     bad = _play(_with(base, name), seed)
     good = _play(base, seed)
     reviews = list(enumerate(bad.run.reviews))
+    gainers = _friends(bad) if name in AUCTIONEERS else bad.bad
     return Harm(
         adversary=name,
         seed=seed,
         attainment=_attainment(bad, bad.bad),
         attainment_truthful=_attainment(good, bad.bad),
-        won=_won(bad.run, bad.bad),
-        won_truthful=_won(good.run, bad.bad),
-        profit_micro=sum(profit(bad.run, node) for node in bad.bad),
-        profit_truthful_micro=sum(profit(good.run, node) for node in bad.bad if node < base.nodes),
+        won=_won(bad.run, gainers),
+        won_truthful=_won(good.run, gainers),
+        profit_micro=sum(profit(bad.run, node) for node in gainers),
+        profit_truthful_micro=sum(profit(good.run, node) for node in gainers if node < base.nodes),
         wronged=sum(review.wronged for _, review in reviews),
         proven=sum(review.proven for node, review in reviews if node in bad.bad),
         suspected=sum(review.suspected for node, review in reviews if node in bad.bad),
@@ -108,6 +109,16 @@ def _play(scenario: Scenario, seed: int) -> _World:
     run = simulate(built.setup, built.requests, "market")
     assert isinstance(run.outcome, Pass), run.outcome
     return _World(built, run, tuple(i for i, one in enumerate(built.setup.characters) if one != "honest"))
+
+
+def _friends(world: _World) -> tuple[int, ...]:
+    """Whom the corrupt auctioneers favour (``reviewing.friend_of``)."""
+    nodes = world.built.setup.nodes
+    found: set[int] = set()
+    for node in world.bad:
+        same = [i for i, other in enumerate(nodes) if other.serves == nodes[node].serves]
+        found.add(same[(same.index(node) + 1) % len(same)])
+    return tuple(sorted(found))
 
 
 def _attainment(world: _World, bad: Sequence[int]) -> float:

@@ -20,6 +20,7 @@ from wwwmarket.domain.model import ModelRequirement
 from wwwmarket.domain.quantity import Slo
 from wwwmarket.domain.records import Award, Bid, Inclusion, Settlement
 from wwwmarket.market import auction, award, execution, offer
+from wwwmarket.overlay.trust import Trust
 from wwwmarket.simulator import cast
 from wwwmarket.simulator.books import MARK_US, Books, Chain
 from wwwmarket.simulator.live_views import LiveViews
@@ -59,9 +60,11 @@ class Market:
         self.chance = world.chance("policy/market")
         self.notary = Notary()
         self.lengths = [OutputLengths() for _ in world.nodes]
+        self.trust = [Trust() for _ in world.nodes]
         keys = [_key(world.setup.seed, "provider", node.index) for node in world.nodes]
         clients = [_key(world.setup.seed, "client", node.index) for node in world.nodes]
         self.views: Views = LiveViews(world, keys) if world.setup.overlay == "live" else StaticViews(world)
+        self.node_ids = [NodeId(key.account) for key in keys]
         self.ledger = Ledger(world, keys, clients)
         ring = cast.Ring()
         self.providers = [
@@ -162,11 +165,15 @@ class Purchase:
         self._buyer: award.Buyer | None = None
         self._bid: Verified[Bid] | None = None
         self._awards: dict[EntryId, tuple[Award, Provider, int]] = {}
-        self._asked_nodes: list[int] = []
+        self._asked_ms: dict[int, int] = {}
 
     @property
     def _chain(self) -> Chain:
         return self._market.chains[self._home.index]
+
+    @property
+    def _trust(self) -> Trust:
+        return self._market.trust[self._home.index]
 
     def begin(self) -> None:
         """Bid, and ask oneself and a few others."""
@@ -187,13 +194,15 @@ class Purchase:
             margin_ppm=MARGIN_PPM,
         )
         self._auction = machine
-        self._asked_nodes.clear()
+        self._asked_ms.clear()
         self._in_auction(machine, auction.Opened(at_ms=self._world.loop.now_ms))
 
     def _draw(self) -> tuple[list[NodeTwin], list[NodeTwin], list[NodeTwin]]:
         market, setup, request = self._market, self._world.setup, self._trip.request
         own = self._fitting([self._home]) if self._home.spec.serves == request.model and self._home.up else []
-        others = self._fitting(market.views.ranked(self._home, request.model))
+        ranked = self._fitting(market.views.ranked(self._home, request.model))
+        now_ms = self._world.loop.now_ms
+        others = sorted(ranked, key=lambda node: self._trust.distrusts(market.node_ids[node.index], now_ms))
         if self._home.character in CORRUPT:
             friend = friend_of(self._world, self._home)
             others = [*self._fitting([friend]), *(other for other in others if other is not friend)]
@@ -251,7 +260,7 @@ class Purchase:
 
     def _ask(self, machine: auction.Auction, candidate: auction.Candidate) -> None:
         index = self._market.by_offer[candidate.offer]
-        self._asked_nodes.append(index)
+        self._asked_ms[index] = self._world.loop.now_ms
         self._count(index)
         self._world.network.send(self._home.index, index, self._asked, machine, candidate, index)
 
@@ -282,6 +291,11 @@ class Purchase:
 
     def _decided(self, decided: auction.Decided) -> None:
         self._auction = None
+        for judged in decided.judged:
+            index = self._market.by_offer[judged.offer]
+            overdue_ms = self._asked_ms[index] + ASK_TIMEOUT_MS
+            if judged.verdict == "silent" and self._world.loop.now_ms >= overdue_ms:
+                self._let_down_by(index)
         self._told = self._decision(decided)
         if not decided.standings:
             self._come_again()
@@ -317,7 +331,7 @@ class Purchase:
         if len(self._awards) > 1:
             return
         said = receipt(self._chain.key, bid, self._acknowledged, entry.id, self._world.loop.now_ms)
-        for index in self._asked_nodes:
+        for index in self._asked_ms:
             self._send(index, market.reviewers.received, market.providers[index], market.notary.verify(said.signed))
 
     def _come_again(self) -> None:
@@ -330,7 +344,12 @@ class Purchase:
         if self._buyer is None:
             return
         for effect in self._buyer.step(event):
+            if isinstance(effect, award.Abandon) and not isinstance(event, award.AwardRefused):
+                self._let_down_by(self._awards[effect.award][2])
             self._perform(effect)
+
+    def _let_down_by(self, index: int) -> None:
+        self._trust.failed(self._market.node_ids[index], self._world.loop.now_ms)
 
     def _perform(self, effect: award.Effect) -> None:  # noqa: C901 - one case an effect
         match effect:
@@ -376,6 +395,7 @@ class Purchase:
         request = self._trip.request
         self._trip.finish_us = self._world.loop.now_us
         self._market.forget(finish.award)
+        self._trust.kept(self._market.node_ids[self._awards[finish.award][2]])
         account, longest = self._chain.key.account, self._world.setup.output_tokens_max
         learnt = self._market.lengths[self._home.index]
         learnt.observe(account, request.model, request.output_tokens, max_output_tokens=longest)
