@@ -79,7 +79,7 @@ class Network:
                 delay_us += self.round_trip_us(sender, to) + 200_000
         at_us = self._loop.now_us + delay_us
         if reliable:
-            at_us = max(at_us, self._latest_us.get((sender, to), 0))
+            at_us = max(at_us, self._latest_us.get((sender, to), at_us))
             self._latest_us[sender, to] = at_us
         self._loop.at(at_us, self._deliver, to, action, arguments)
 
