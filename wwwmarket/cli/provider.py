@@ -329,7 +329,7 @@ async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
         served = opened.served
         offering = await begin_selling(running.node, opened.engine, opened.description, served, offer, fit=opened.fit)
         serving = serving_of(running, settings.data)
-        shown = {"model": served.name, "offer": offering.current, "measured": opened.fit}
+        shown = {"model": served.name, "offer": offering.current, "measured": opened.fit if json else None}
         emit({**fields_of(serving, json=json), **shown}, json)
         sys.stdout.flush()
         warn_without_backup(settings.data, serving.account)

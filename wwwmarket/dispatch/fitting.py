@@ -1,7 +1,8 @@
 """What an engine's own measurements say of it: a few requests of known lengths, fitted to the lines of ``prediction``.
 
 Errors are relative, so that a fast request counts as much as a slow one, and the median of equal requests is fitted, so
-that one late answer among them counts for nothing.
+that one late answer among them counts for nothing. Pace comes from when long answers ended, not from when their pieces
+came: a server short of CPU sends tokens in bursts.
 """
 
 from collections import defaultdict
@@ -19,7 +20,9 @@ from wwwmarket.domain.shape import Value
 
 INPUT_TOKENS: Final = (64, 256, 1024)
 """Prompts of the plan: short, usual, and long enough to be compute bound."""
-OUTPUT_TOKENS: Final = 24
+OUTPUT_TOKENS_SHORT: Final = 8
+OUTPUT_TOKENS_LONG: Final = 64
+"""Of answers that show when the first token comes, and of those that show the pace after it."""
 REPEATS: Final = 3
 CONCURRENCY_MAX: Final = 16
 MILLIS_MIN: Final = 0.01
@@ -47,10 +50,6 @@ class Sample(Value):
     ttft_ms: _Milliseconds
     finish_ms: _Milliseconds
 
-    @property
-    def tpot_ms(self) -> float:
-        return max(MILLIS_MIN, (self.finish_ms - self.ttft_ms) / max(1, self.output_tokens - 1))
-
 
 class Fit(Value):
     """Two lines in milliseconds: first token over prompt tokens, time per output token over sequences.
@@ -76,14 +75,13 @@ class Fit(Value):
 
 def plan(*, context_tokens: Tokens, sequences: int) -> tuple[Probe, ...]:
     """What to measure on an engine, the most telling first: one after the other, then more and more at once."""
-    prompts = [tokens for tokens in INPUT_TOKENS if tokens + OUTPUT_TOKENS <= context_tokens // 2]
-    prompts = prompts or [max(1, context_tokens // 2 - OUTPUT_TOKENS)]
-    alone = [Probe(input_tokens=tokens, output_tokens=OUTPUT_TOKENS) for _ in range(REPEATS) for tokens in prompts]
-    crowd, many = [], 2
-    while many <= min(sequences, CONCURRENCY_MAX):
-        crowd.append(Probe(input_tokens=prompts[0], output_tokens=OUTPUT_TOKENS, concurrency=many))
-        many *= 2
-    return (*alone[: len(prompts)], *crowd, *alone[len(prompts) :])
+    room = context_tokens // 2 - OUTPUT_TOKENS_LONG
+    prompts = [tokens for tokens in INPUT_TOKENS if tokens <= room] or [max(1, room)]
+    first = [Probe(input_tokens=tokens, output_tokens=OUTPUT_TOKENS_SHORT) for tokens in prompts]
+    pace = [Probe(input_tokens=prompts[0], output_tokens=OUTPUT_TOKENS_LONG)]
+    while (many := 2 * pace[-1].concurrency) <= min(sequences, CONCURRENCY_MAX):
+        pace.append(Probe(input_tokens=prompts[0], output_tokens=OUTPUT_TOKENS_LONG, concurrency=many))
+    return (*first, *pace) * REPEATS
 
 
 def fit(samples: Sequence[Sample]) -> Fit:
@@ -92,20 +90,31 @@ def fit(samples: Sequence[Sample]) -> Fit:
     Raises:
         Malformed: no sample of a request that ran alone, or none with more than one token.
     """
-    alone = [(sample.input_tokens, max(MILLIS_MIN, sample.ttft_ms)) for sample in samples if sample.concurrency == 1]
-    paced = [(sample.concurrency, sample.tpot_ms) for sample in samples if sample.output_tokens > 1]
-    if not alone or not paced:
+    longest = max((sample.output_tokens for sample in samples), default=0)
+    long = [sample for sample in samples if sample.output_tokens >= max(2, longest // 2)]
+    alone = [one for one in samples if one.concurrency == 1]
+    short = [one for one in alone if one not in long] or alone
+    if not short or not long:
         raise Malformed("too little was measured to fit an engine's latency")
-    ttft_ms, ttft_slope = _line(alone)
+    first = [(one.input_tokens, max(MILLIS_MIN, one.ttft_ms)) for one in short]
+    ttft_ms, ttft_slope = _line(first)
+    paced = [
+        (one.concurrency, _pace_ms(one, ttft_ms + ttft_slope * one.input_tokens * one.concurrency)) for one in long
+    ]
     tpot_ms, tpot_slope = _line(paced)
     return Fit(
         ttft_ms=ttft_ms,
         ttft_ms_per_token=ttft_slope,
         tpot_ms=tpot_ms,
         tpot_ms_per_sequence=tpot_slope,
-        ttft_error_ppm=_error_ppm(alone, ttft_ms, ttft_slope),
+        ttft_error_ppm=_error_ppm(first, ttft_ms, ttft_slope),
         tpot_error_ppm=_error_ppm(paced, tpot_ms, tpot_slope),
     )
+
+
+def _pace_ms(sample: Sample, ttft_ms: float) -> float:
+    """Milliseconds per output token after the first, which came after ``ttft_ms``."""
+    return max(MILLIS_MIN, (sample.finish_ms - ttft_ms) / (sample.output_tokens - 1))
 
 
 def together(fits: Sequence[Fit]) -> Fit:
