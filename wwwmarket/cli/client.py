@@ -64,6 +64,10 @@ class GatewayClient:
         """The answer to ``body`` as JSON. Raises as ``request``."""
         return self.request("POST", path, shape, content=msgspec.json.encode(body), headers=headers)
 
+    def put(self, path: str, body: object, shape: type[T]) -> T:
+        """As ``post``."""
+        return self.request("PUT", path, shape, content=msgspec.json.encode(body))
+
     def request(self, method: str, path: str, shape: type[T], **sent: Any) -> T:
         """One request and its whole answer.
 

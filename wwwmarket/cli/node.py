@@ -9,14 +9,12 @@ import typer
 
 from wwwmarket.adapters.keystore import KeyStore
 from wwwmarket.cli.amounts import parse_credits
-from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.api_keys import keys_app
 from wwwmarket.cli.options import (
-    GATEWAY,
     PORT,
     Bind,
     Data,
     EndWithStdin,
-    Gateway,
     Host,
     Json,
     Port,
@@ -24,7 +22,7 @@ from wwwmarket.cli.options import (
     option,
     passphrase_of,
 )
-from wwwmarket.cli.output import emit, fail, say
+from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.identity import AccountId
@@ -48,31 +46,10 @@ Standard output says where it serves; the admin token's file is for "node keys".
   wwwmarket node run --market http://10.0.0.5:8080 --data /srv/gateway --port 8081
 """
 
-_KEYS: Final = """Make, list, fund and revoke the API keys of a gateway; its admin token is in its data directory.
-
-\b
-  wwwmarket node keys create --name ada --budget 5
-  wwwmarket node keys top-up ID 10
-  wwwmarket node keys list --json
-"""
-
-_CREATE: Final = """Make an API key, paid from the node's account. Its secret is shown this once.
-
-\b
-  wwwmarket node keys create --name ada --budget 5
-  OPENAI_API_KEY=$(wwwmarket node keys create --name ci --budget 1 --json | jq -r .key)
-"""
-
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-keys_app = typer.Typer(help=_KEYS, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(keys_app, name="keys")
 
 Preset: TypeAlias = Literal["local", "lan", "wan"]
-AdminTokenFile: TypeAlias = Annotated[
-    Path | None,
-    option("--admin-token-file", "The node's admin.token; else the one in your user data directory.", metavar="FILE"),
-]
-KeyId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as 'list' shows it.")]
 
 
 @app.command(help=_RUN)
@@ -148,79 +125,3 @@ def warn_without_backup(data: Path, account: AccountId) -> None:
             "No backup of this node's key exists, and a lost key is a lost account: "
             f"wwwmarket keys backup --name {NODE_KEY} --dir {keys.directory.absolute()}"
         )
-
-
-@keys_app.command(help=_CREATE)
-def create(
-    *,
-    name: Annotated[str, option("--name", "Whose key it is, for the list.")],
-    budget: Annotated[
-        int, option("--budget", "Credits that it may spend.", parser=parse_credits, metavar="CREDITS")
-    ] = "0",  # type: ignore[assignment] # typer parses defaults, too
-    gateway: Gateway = GATEWAY,
-    admin_token_file: AdminTokenFile = None,
-    json: Json = False,
-) -> None:
-    from wwwmarket.gateway.keys import CreatedKey, NewKey
-
-    with _admin(gateway, admin_token_file) as client:
-        emit(client.post("/v1/keys", NewKey(name, budget), CreatedKey), json)
-
-
-@keys_app.command("list")
-def list_keys(*, gateway: Gateway = GATEWAY, admin_token_file: AdminTokenFile = None, json: Json = False) -> None:
-    """All API keys of this gateway, without their secrets, and what each has left."""
-    from wwwmarket.gateway.keys import KeyList
-    from wwwmarket.node.service import AccountView
-
-    with _admin(gateway, admin_token_file) as client:
-        rows = [
-            {
-                "id": key.id,
-                "name": key.name,
-                "account": key.account,
-                "revoked": key.revoked,
-                "created_ms": key.created_ms,
-                "available_micro": client.get(f"/v1/accounts/{key.account}", AccountView).balance.available_micro,
-            }
-            for key in client.get("/v1/keys", KeyList).data
-        ]
-    emit(rows, json)
-
-
-@keys_app.command()
-def revoke(
-    key_id: KeyId, *, gateway: Gateway = GATEWAY, admin_token_file: AdminTokenFile = None, json: Json = False
-) -> None:
-    """Revoke an API key; what it has left goes back to the node's account."""
-    from wwwmarket.node.service import ApiKeyView
-
-    with _admin(gateway, admin_token_file) as client:
-        emit(client.request("DELETE", f"/v1/keys/{key_id}", ApiKeyView), json)
-
-
-@keys_app.command("top-up")
-def top_up(
-    key_id: KeyId,
-    amount: Annotated[int, typer.Argument(metavar="CREDITS", help="Credits to add.", parser=parse_credits)],
-    *,
-    gateway: Gateway = GATEWAY,
-    admin_token_file: AdminTokenFile = None,
-    json: Json = False,
-) -> None:
-    """Pay more credits to an API key, from the node's account."""
-    from wwwmarket.gateway.keys import TopUp
-    from wwwmarket.node.service import ApiKeyView
-
-    with _admin(gateway, admin_token_file) as client:
-        emit(client.post(f"/v1/keys/{key_id}/top-up", TopUp(amount), ApiKeyView), json)
-
-
-def _admin(gateway: str, token_file: Path | None) -> GatewayClient:
-    from wwwmarket.bootstrap import default_data
-
-    path = token_file or default_data("node") / "admin.token"
-    try:
-        return GatewayClient(gateway, path.read_text().strip())
-    except OSError as error:
-        fail(f"the admin token cannot be read: {error.strerror}: {path}")

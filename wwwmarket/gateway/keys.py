@@ -13,15 +13,17 @@ from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.request import FORM_BYTES_MAX, decode, read_body, require_admin
 from wwwmarket.gateway.response import json_response
 from wwwmarket.gateway.schemas import Schemas
+from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.node.service import ApiKeyView, Service
 
 
 class NewKey(Struct, forbid_unknown_fields=True, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     budget_micro: MicroCredits
+    limits: Limits = NO_LIMITS
 
 
-class TopUp(Struct, forbid_unknown_fields=True, frozen=True):
+class Amount(Struct, forbid_unknown_fields=True, frozen=True):
     amount_micro: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 
 
@@ -34,14 +36,17 @@ class CreatedKey(Struct, frozen=True, kw_only=True):
     account: AccountId
     created_ms: Millis
     revoked: bool
+    limits: Limits
 
 
 class KeyList(Struct, frozen=True):
     data: list[ApiKeyView]
 
 
+_ONCE: Final = "With an `Idempotency-Key` header the credits move once, however often the request is sent."
 _NEW_KEY: Final = msgspec.json.Decoder(NewKey)
-_TOP_UP: Final = msgspec.json.Decoder(TopUp)
+_AMOUNT: Final = msgspec.json.Decoder(Amount)
+_LIMITS: Final = msgspec.json.Decoder(Limits)
 
 
 def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRouter:
@@ -56,23 +61,33 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
     async def create(request: Request) -> Response:
         require_admin(request, service)
         new = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _NEW_KEY)
-        secret, view = await service.create_key(new.name, new.budget_micro)
-        created = CreatedKey(
-            key=secret,
-            id=view.id,
-            name=view.name,
-            account=view.account,
-            created_ms=view.created_ms,
-            revoked=view.revoked,
-        )
-        answer = json_response(created, 201)
-        answer.headers["cache-control"] = "no-store"
-        return answer
+        return _created(*await service.create_key(new.name, new.budget_micro, new.limits))
 
     @doors.get("", responses=schemas.answers(KeyList, "All keys, without their secrets"))
     async def keys(request: Request) -> Response:
         require_admin(request, service)
         return json_response(KeyList(list(await service.keys())))
+
+    @doors.post(
+        "/{key_id}/rotate",
+        responses=schemas.answers(CreatedKey, "The key with another secret; the old one is refused now", status=201),
+        status_code=201,
+    )
+    async def rotate(request: Request, key_id: str) -> Response:
+        require_admin(request, service)
+        return _created(*await service.rotate_key(key_id))
+
+    @doors.put(
+        "/{key_id}/limits",
+        responses=schemas.answers(ApiKeyView, "The key, with other limits"),
+        openapi_extra=schemas.body(
+            schemas.of(Limits), example={"models": ["qwen3-8b"], "requests_per_minute": 60, "price_max_micro": 20_000}
+        ),
+    )
+    async def limit(request: Request, key_id: str) -> Response:
+        require_admin(request, service)
+        limits = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _LIMITS)
+        return json_response(await service.limit_key(key_id, limits))
 
     @doors.delete("/{key_id}", responses=schemas.answers(ApiKeyView, "The key, revoked"))
     async def revoke(request: Request, key_id: str) -> Response:
@@ -82,11 +97,38 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
     @doors.post(
         "/{key_id}/top-up",
         responses=schemas.answers(ApiKeyView, "The key, with more to spend"),
-        openapi_extra=schemas.body(schemas.of(TopUp), example={"amount_micro": 1_000_000}),
+        description=_ONCE,
+        openapi_extra=schemas.body(schemas.of(Amount), example={"amount_micro": 1_000_000}),
     )
     async def top_up(request: Request, key_id: str) -> Response:
         require_admin(request, service)
-        form = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _TOP_UP)
-        return json_response(await service.top_up(key_id, form.amount_micro))
+        form = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _AMOUNT)
+        return json_response(await service.top_up(key_id, form.amount_micro, request.headers.get("idempotency-key")))
+
+    @doors.post(
+        "/{key_id}/refund",
+        responses=schemas.answers(ApiKeyView, "The key, with less to spend"),
+        description=_ONCE,
+        openapi_extra=schemas.body(schemas.of(Amount), example={"amount_micro": 1_000_000}),
+    )
+    async def refund(request: Request, key_id: str) -> Response:
+        require_admin(request, service)
+        form = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _AMOUNT)
+        return json_response(await service.refund(key_id, form.amount_micro, request.headers.get("idempotency-key")))
 
     return doors
+
+
+def _created(secret: str, view: ApiKeyView) -> Response:
+    created = CreatedKey(
+        key=secret,
+        id=view.id,
+        name=view.name,
+        account=view.account,
+        created_ms=view.created_ms,
+        revoked=view.revoked,
+        limits=view.limits,
+    )
+    answer = json_response(created, 201)
+    answer.headers["cache-control"] = "no-store"
+    return answer

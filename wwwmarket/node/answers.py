@@ -5,18 +5,21 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from wwwmarket import __version__
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.digest import digest, request_digest, tagged
-from wwwmarket.crypto.signing import Verified
 from wwwmarket.domain.book import ListedOffer, OpenAward
 from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import MicroCredits
-from wwwmarket.domain.records import Bid, Evidence, Inclusion, Signed, Transfer
+from wwwmarket.domain.records import Bid, Evidence, Inclusion, Signed
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
+from wwwmarket.market.allowance import NO_LIMITS, Limits
+from wwwmarket.node.budgets import metered
 from wwwmarket.node.delivery import AWARD, AwardRecord, Decision
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.node import Node
@@ -51,8 +54,14 @@ class Answers:
         node = self._node
         self._check_open()
         node.measures.count("requests_total")
-        async with aclosing(node.buying.purchase(purchase)) as events:
-            async for event in events:
+        allowance = await node.budgets.admit(purchase.account, purchase.model)
+        cap = allowance.cap_micro(purchase.preferences.max_price_micro)
+        purchase = replace(purchase, preferences=replace(purchase.preferences, max_price_micro=cap))
+        async with (
+            aclosing(node.buying.purchase(purchase)) as events,
+            aclosing(metered(events, allowance, purchase, node.world.clock)) as counted,
+        ):
+            async for event in counted:
                 yield event
 
     async def auction(self, bid: Signed[Bid]) -> Explanation:
@@ -242,36 +251,28 @@ class Answers:
 
     # Keys
 
-    async def create_key(self, name: str, budget_micro: MicroCredits) -> tuple[str, ApiKeyView]:
-        node = self._node
-        self._check_funds(budget_micro)
-        secret, view = await node.keyring.create(name)
-        node.author.add_key(node.keyring.pair(view.id))
-        if budget_micro:
-            await self._pay(view.account, budget_micro)
-        return secret, view
+    async def create_key(
+        self, name: str, budget_micro: MicroCredits, limits: Limits = NO_LIMITS
+    ) -> tuple[str, ApiKeyView]:
+        return await self._node.budgets.create(name, budget_micro, limits)
 
     async def keys(self) -> Sequence[ApiKeyView]:
         return self._node.keyring.views()
 
-    async def revoke_key(self, key_id: str) -> ApiKeyView:
-        """What the key has left is returned to the node's account."""
-        node = self._node
-        view = await node.keyring.revoke(key_id)
-        left = node.replica.state.account(view.account).available_micro
-        if left:
-            await node.author.settle(view.account, Transfer(to=node.world.key.account, amount_micro=left))
-        return view
+    async def rotate_key(self, key_id: str) -> tuple[str, ApiKeyView]:
+        return await self._node.budgets.rotate(key_id)
 
-    async def top_up(self, key_id: str, amount_micro: MicroCredits) -> ApiKeyView:
-        view = self._node.keyring.view(key_id)
-        if view.revoked:
-            raise Conflict("this API key was revoked; create another", param="id")
-        if not amount_micro:
-            raise Malformed("a top-up is at least one micro-credit", param="amount_micro")
-        self._check_funds(amount_micro)
-        await self._pay(view.account, amount_micro)
-        return view
+    async def limit_key(self, key_id: str, limits: Limits) -> ApiKeyView:
+        return await self._node.budgets.limit(key_id, limits)
+
+    async def revoke_key(self, key_id: str) -> ApiKeyView:
+        return await self._node.budgets.revoke(key_id)
+
+    async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
+        return await self._node.budgets.top_up(key_id, amount_micro, name)
+
+    async def refund(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
+        return await self._node.budgets.refund(key_id, amount_micro, name)
 
     def authenticate(self, secret: str) -> ApiKeyView:
         return self._node.keyring.authenticate(secret)
@@ -279,18 +280,6 @@ class Answers:
     def is_admin(self, secret: str) -> bool:
         token = self._node.world.admin_token
         return token is not None and tagged("admin-token/v1", secret.encode("utf-8", "surrogatepass")) == token
-
-    def _check_funds(self, amount_micro: int) -> None:
-        available = self._node.replica.state.account(self._node.world.key.account).available_micro
-        if amount_micro > available:
-            raise Conflict(
-                f"this node's account has {available} micro-credits available, not {amount_micro}",
-                param="budget_micro",
-            )
-
-    async def _pay(self, account: AccountId, amount_micro: int) -> Verified[Inclusion]:
-        node = self._node
-        return await node.author.settle(node.world.key.account, Transfer(to=account, amount_micro=amount_micro))
 
     # The ledger as files
 

@@ -21,6 +21,7 @@ SIGN_MAX = 3
 """Times that one body is signed, where an earlier entry of its chain was refused in between."""
 
 Included: TypeAlias = "asyncio.Future[Verified[Inclusion]]"
+Keep: TypeAlias = Callable[[VerifiedEntry], Change]
 
 
 class Submission(Protocol):
@@ -77,28 +78,34 @@ class Author:
     def signs_for(self, account: AccountId) -> bool:
         return account in self._keys
 
-    async def write(self, account: AccountId, body: Body) -> Written:
-        """Sign, persist, submit; returns when the entry is durable. ``inclusion`` is the ledger's answer."""
+    async def write(self, account: AccountId, body: Body, keep: Keep | None = None) -> Written:
+        """Sign, persist, submit; returns when the entry is durable. ``inclusion`` is the ledger's answer.
+
+        What ``keep`` makes of the signed entry is persisted before anything is sent.
+        """
         key = self.key(account)
         chain = self._chain(account)
         async with chain.gate:
             entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
-            if not self._submission.durable:
-                await self._store.write([Change(kind=OUTBOX, key=_place(entry), body=entry.leaf)])
+            changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=_place(entry), body=entry.leaf)]
+            if keep is not None:
+                changes.append(keep(entry))
+            if changes:
+                await self._store.write(changes)
             inclusion = self._send(chain, entry)
         if self._submission.durable:
             await asyncio.wait((inclusion,))
         return Written(entry=entry, inclusion=inclusion)
 
-    async def settle(self, account: AccountId, body: Body) -> Verified[Inclusion]:
+    async def settle(self, account: AccountId, body: Body, keep: Keep | None = None) -> Verified[Inclusion]:
         """Write and wait for the ledger's word; sign anew where only the place in the chain was lost."""
         for _ in range(SIGN_MAX - 1):
             try:
-                return await (await self.write(account, body)).inclusion
+                return await (await self.write(account, body, keep)).inclusion
             except Refusal as refusal:
                 if refusal.reason != "chain":
                     raise
-        return await (await self.write(account, body)).inclusion
+        return await (await self.write(account, body, keep)).inclusion
 
     async def resubmit(self) -> None:
         """After a restart, once the replica has caught up: send again what was signed and never answered."""

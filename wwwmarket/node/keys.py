@@ -15,9 +15,10 @@ from wwwmarket.crypto.derivation import child
 from wwwmarket.crypto.digest import tagged
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.errors import NotFound, Unauthorised
-from wwwmarket.domain.identity import Digest
-from wwwmarket.domain.quantity import Millis
+from wwwmarket.domain.identity import AccountId, Digest
+from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.shape import Value
+from wwwmarket.market.allowance import NO_LIMITS, Allowance, Limits
 from wwwmarket.node.service import ApiKeyView
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.store import Change, RecordStore
@@ -33,6 +34,9 @@ class KeyRecord(Value):
     secret: Digest
     created_ms: Millis
     revoked: bool = False
+    limits: Limits = NO_LIMITS
+    period: Count | None = None
+    """The latest period whose budget was filled up."""
 
 
 class Keyring:
@@ -44,6 +48,8 @@ class Keyring:
         self._records: dict[str, KeyRecord] = {}
         self._by_secret: dict[Digest, KeyRecord] = {}
         self._pairs: dict[str, KeyPair] = {}
+        self._ids: dict[AccountId, str] = {}
+        self._allowances: dict[str, Allowance] = {}
 
     async def load(self) -> None:
         for _, body in await self._store.scan(KEY):
@@ -59,13 +65,48 @@ class Keyring:
             pair = self._pairs[key_id] = child(self._node, f"api-key/{key_id}")
         return pair
 
-    async def create(self, name: str) -> tuple[str, ApiKeyView]:
-        secret = PREFIX + urlsafe_b64encode(self._entropy.bytes(_SECRET_BYTES)).decode().rstrip("=")
+    async def create(self, name: str, limits: Limits) -> tuple[str, ApiKeyView]:
+        secret = self._secret()
         record = KeyRecord(
-            id=self._entropy.bytes(8).hex(), name=name, secret=_digest(secret), created_ms=self._clock.now_ms()
+            id=self._entropy.bytes(8).hex(),
+            name=name,
+            secret=_digest(secret),
+            created_ms=self._clock.now_ms(),
+            limits=limits,
         )
         await self._keep(record)
         return secret, self._view(record)
+
+    async def rotate(self, key_id: str) -> tuple[str, ApiKeyView]:
+        """Raises NotFound."""
+        secret = self._secret()
+        record = replace(self._record(key_id), secret=_digest(secret))
+        await self._keep(record)
+        return secret, self._view(record)
+
+    async def limit(self, key_id: str, limits: Limits) -> ApiKeyView:
+        """Its buckets begin empty. Raises NotFound."""
+        record = replace(self._record(key_id), limits=limits)
+        await self._keep(record)
+        self._allowances.pop(key_id, None)
+        return self._view(record)
+
+    async def begin_period(self, key_id: str, number: int) -> bool:
+        """Whether this period's budget is to be filled up now: true once for each, also over restarts."""
+        record = self._record(key_id)
+        if record.period is not None and record.period >= number:
+            return False
+        await self._keep(replace(record, period=number))
+        return True
+
+    def allowance(self, key_id: str) -> Allowance:
+        """Raises NotFound."""
+        limits = self._record(key_id).limits
+        return self._allowances.setdefault(key_id, Allowance(limits))
+
+    def id_of(self, account: AccountId) -> str | None:
+        """The key whose sub-account this is."""
+        return self._ids.get(account)
 
     async def revoke(self, key_id: str) -> ApiKeyView:
         """Raises NotFound."""
@@ -99,8 +140,15 @@ class Keyring:
         await self._store.write([Change(kind=KEY, key=record.id, body=canonical.encode(record))])
         self._remember(record)
 
+    def _secret(self) -> str:
+        return PREFIX + urlsafe_b64encode(self._entropy.bytes(_SECRET_BYTES)).decode().rstrip("=")
+
     def _remember(self, record: KeyRecord) -> None:
+        before = self._records.get(record.id)
+        if before is not None:
+            self._by_secret.pop(before.secret, None)
         self._records[record.id] = record
+        self._ids[self.pair(record.id).account] = record.id
         self._by_secret[record.secret] = record
 
     def _view(self, record: KeyRecord) -> ApiKeyView:
@@ -110,6 +158,7 @@ class Keyring:
             account=self.pair(record.id).account,
             created_ms=record.created_ms,
             revoked=record.revoked,
+            limits=record.limits,
         )
 
 

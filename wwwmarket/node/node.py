@@ -23,11 +23,13 @@ from wwwmarket.market import auction
 from wwwmarket.node import messages
 from wwwmarket.node.acknowledging import Acknowledging
 from wwwmarket.node.author import Author, Submission
+from wwwmarket.node.budgets import Budgets
 from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse, Recent
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
+from wwwmarket.node.moves import Moves
 from wwwmarket.node.neighbours import Neighbours
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
@@ -121,6 +123,8 @@ class Node:
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
         self.author.add_key(self.world.key)
+        moves = Moves(self.author, self.submission, self.world.records, self.world.ledger)
+        self.budgets = Budgets(self.world.key, self.keyring, self.author, moves, self.replica, self.world.clock)
         self.neighbours = Neighbours(
             self.world.key, self.world.transport, self.world.clock, self.world.entropy, self._contacts()
         )

@@ -20,6 +20,7 @@ from wwwmarket.domain.records import (
     Signed,
 )
 from wwwmarket.domain.shape import Value
+from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
@@ -133,6 +134,7 @@ class ApiKeyView(Value):
     account: AccountId
     created_ms: Millis
     revoked: bool = False
+    limits: Limits = NO_LIMITS
 
 
 class AccountView(Value):
@@ -219,15 +221,32 @@ class Service(Protocol):
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]: ...
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]: ...
 
-    async def create_key(self, name: str, budget_micro: MicroCredits) -> tuple[str, ApiKeyView]:
+    async def create_key(
+        self, name: str, budget_micro: MicroCredits, limits: Limits = NO_LIMITS
+    ) -> tuple[str, ApiKeyView]:
         """A new API key (``sk-…``, shown this once and kept hashed) whose sub-account is paid ``budget_micro`` from the
         node's account.
         """
         ...
 
     async def keys(self) -> Sequence[ApiKeyView]: ...
-    async def revoke_key(self, key_id: str) -> ApiKeyView: ...
-    async def top_up(self, key_id: str, amount_micro: MicroCredits) -> ApiKeyView: ...
+    async def rotate_key(self, key_id: str) -> tuple[str, ApiKeyView]:
+        """Another secret for the same key, budget and limits; the old one is refused from then on."""
+        ...
+
+    async def limit_key(self, key_id: str, limits: Limits) -> ApiKeyView: ...
+    async def revoke_key(self, key_id: str) -> ApiKeyView:
+        """What the key has left is returned to the node's account."""
+        ...
+
+    async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
+        """From the node's account to the key's. The same ``name`` moves credits once, whatever is retried."""
+        ...
+
+    async def refund(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
+        """From the key's account back to the node's, as ``top_up``."""
+        ...
+
     def authenticate(self, secret: str) -> ApiKeyView:
         """Raises Unauthorised."""
         ...

@@ -77,10 +77,18 @@ def leaves_of(group: object):
 
 
 def test_the_keys_of_a_gateway_are_a_group_of_the_node():
-    """`node keys` has its four commands."""
+    """`node keys` has its seven commands."""
     from wwwmarket.cli.node import app
 
-    assert set(get_command(app).commands["keys"].commands) == {"create", "list", "revoke", "top-up"}
+    assert set(get_command(app).commands["keys"].commands) == {
+        "create",
+        "limit",
+        "list",
+        "refund",
+        "revoke",
+        "rotate",
+        "top-up",
+    }
 
 
 @given(st.integers(min_value=0, max_value=WHOLE_PPM))

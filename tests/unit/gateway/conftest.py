@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from openai import AsyncOpenAI
 
 from wwwmarket.crypto import canonical
@@ -18,6 +19,7 @@ from wwwmarket.domain.records import Ask, Award, Bid, Capacity, Inclusion, NodeA
 from wwwmarket.gateway.app import create_app
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.server import Server
+from wwwmarket.market.allowance import NO_LIMITS
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.node.service import (
     AccountView,
@@ -177,6 +179,7 @@ class ScriptedMarket:
         self.awards = {AWARD: explanation()}
         self.draining = False
         self.paid = {}
+        self.moved = set()
         self.totals = Counters(counters={"requests": 3.0}, gauges={"in_flight": 1.0}, histograms={})
 
     async def purchase(self, purchase: Purchase) -> AsyncIterator:
@@ -239,8 +242,8 @@ class ScriptedMarket:
     def offers(self, model=None):
         return [one for one in self.listed if model in (None, one[1].offer.model.name)]
 
-    async def create_key(self, name, budget_micro):
-        view = ApiKeyView(id=f"key-{name}", name=name, account="f0" * 32, created_ms=budget_micro)
+    async def create_key(self, name, budget_micro, limits=NO_LIMITS):
+        view = ApiKeyView(id=f"key-{name}", name=name, account="f0" * 32, created_ms=budget_micro, limits=limits)
         self.key_views[f"sk-{name}"] = view
         return f"sk-{name}", view
 
@@ -250,9 +253,21 @@ class ScriptedMarket:
     async def revoke_key(self, key_id):
         return self._key(key_id)
 
-    async def top_up(self, key_id, amount_micro):
-        self.paid[key_id] = self.paid.get(key_id, 0) + amount_micro
+    async def rotate_key(self, key_id):
+        return f"sk-new-{key_id}", self._key(key_id)
+
+    async def limit_key(self, key_id, limits):
+        return replace(self._key(key_id), limits=limits)
+
+    async def top_up(self, key_id, amount_micro, name=None):
+        if (key_id, name) not in self.moved:
+            self.paid[key_id] = self.paid.get(key_id, 0) + amount_micro
+        if name is not None:
+            self.moved.add((key_id, name))
         return self._key(key_id)
+
+    async def refund(self, key_id, amount_micro, name=None):
+        return await self.top_up(key_id, -amount_micro, name and f"refund {name}")
 
     def authenticate(self, secret):
         if secret not in self.key_views:

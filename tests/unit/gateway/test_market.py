@@ -138,7 +138,9 @@ async def test_keys_are_made_listed_topped_up_and_revoked_by_the_admin_alone(doo
     """The secret is shown once; a client's key opens none of these doors."""
     admin = {"authorization": f"Bearer {scripts.admin}"}
     form = {"name": "grace", "budget_micro": 5}
-    for method, path in (("POST", ""), ("GET", ""), ("DELETE", "/ada"), ("POST", "/ada/top-up")):
+    paths = ("", "/ada/top-up", "/ada/refund", "/ada/rotate")
+    guarded = [("GET", ""), ("DELETE", "/ada"), ("PUT", "/ada/limits"), *(("POST", path) for path in paths)]
+    for method, path in guarded:
         assert (await doors.request(method, f"/v1/keys{path}", json=form)).status_code == 401
     made = await doors.post("/v1/keys", json=form, headers=admin)
     assert (made.status_code, made.json()["key"], made.headers["cache-control"]) == (201, "sk-grace", "no-store")
@@ -150,6 +152,37 @@ async def test_keys_are_made_listed_topped_up_and_revoked_by_the_admin_alone(doo
     assert (await doors.post("/v1/keys/key-grace/top-up", json={"amount_micro": 0}, headers=admin)).status_code == 400
     assert (await doors.delete("/v1/keys/key-grace", headers=admin)).status_code == 200
     assert (await doors.delete("/v1/keys/key-none", headers=admin)).status_code == 404
+
+
+async def test_a_key_s_money_moves_once_for_each_idempotency_key(doors, market, scripts):
+    """Top-up and refund hand the header on; without one, each request moves credits."""
+    once = {"authorization": f"Bearer {scripts.admin}", "idempotency-key": "monday"}
+    await doors.post("/v1/keys", json={"name": "grace", "budget_micro": 0}, headers=once)
+    for path in ("top-up", "top-up", "refund"):
+        answer = await doors.post(f"/v1/keys/key-grace/{path}", json={"amount_micro": 5}, headers=once)
+        assert answer.status_code == 200
+    assert market.paid == {"key-grace": 0}
+
+
+async def test_a_key_s_limits_are_set_and_shown(doors, scripts):
+    """At its making, later, and in the list; a field that is none, or no limit at all, is refused."""
+    admin = {"authorization": f"Bearer {scripts.admin}"}
+    limits = {"models": ["tiny"], "requests_per_minute": 60, "period": {"budget_micro": 5, "length_ms": 3_600_000}}
+    made = await doors.post("/v1/keys", json={"name": "grace", "budget_micro": 0, "limits": limits}, headers=admin)
+    assert made.json()["limits"]["requests_per_minute"] == 60
+    changed = await doors.put("/v1/keys/key-grace/limits", json={"tokens_per_minute": 9}, headers=admin)
+    assert (changed.status_code, changed.json()["limits"]["tokens_per_minute"]) == (200, 9)
+    for wrong in ({"requests_per_minute": 0}, {"requests_per_hour": 1}, {"period": {"budget_micro": 1}}):
+        assert (await doors.put("/v1/keys/key-grace/limits", json=wrong, headers=admin)).status_code == 400
+
+
+async def test_a_rotated_key_is_shown_once(doors, scripts):
+    """The new secret comes in the answer, which nobody may store."""
+    admin = {"authorization": f"Bearer {scripts.admin}"}
+    await doors.post("/v1/keys", json={"name": "grace", "budget_micro": 0}, headers=admin)
+    made = await doors.post("/v1/keys/key-grace/rotate", headers=admin)
+    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    assert made.json()["key"] == "sk-new-key-grace"
 
 
 async def test_the_ledger_is_served_as_static_files(doors):
