@@ -36,12 +36,15 @@ test-slow: $(VENV)/.dev foreign-tools ## the tests that take minutes
 bench: $(VENV)/.dev ## measurements, printed
 	$(BIN)/pytest -m bench -s
 
-foreign-tools: ## Go and its mod packages, which verify our ledger (installed only by root, where apt is at hand)
-	@if command -v go >/dev/null && [ -d /usr/share/gocode/src/golang.org/x/mod ]; then exit 0; fi; \
+FOREIGN := golang-go golang-golang-x-mod-dev etcd-server postgresql
+
+foreign-tools: ## Go, which verifies our ledger; etcd and PostgreSQL, which order it (installed only by root, where apt is at hand)
+	@if command -v go >/dev/null && [ -d /usr/share/gocode/src/golang.org/x/mod ] && command -v etcd >/dev/null && \
+		ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends golang-go golang-golang-x-mod-dev >/dev/null; \
-	else echo "Go is missing: the tests that need it are skipped (apt-get install golang-go golang-golang-x-mod-dev)"; fi
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(FOREIGN) >/dev/null; \
+	else echo "Tests of what is missing are skipped (apt-get install $(FOREIGN))"; fi
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \

@@ -30,7 +30,7 @@ class MemoryRecords:
 
 
 class MemoryLedger:
-    """Implements ``ports.store.LedgerStore`` and ``ports.store.Orderer``."""
+    """Implements ``ports.store.LedgerStore``."""
 
     def __init__(self) -> None:
         self._leaves: list[bytes] = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.domain.errors import Conflict
 from wwwmarket.domain.identity import EntryId
-from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore, Tile
+from wwwmarket.ports.store import Change, LedgerStore, RecordStore, Tile
 from wwwmarket.simulator.store import MemoryStore
 
 Store: TypeAlias = SqlStore | MemoryStore
@@ -133,11 +133,11 @@ async def test_the_log_is_read_as_it_was_appended(ledger: LedgerStore) -> None:
 @pytest.mark.parametrize("first_index", [0, 1, 3, 99])
 async def test_an_append_anywhere_but_at_the_end_is_a_conflict(store: Store, first_index: int) -> None:
     """It changes nothing, so that its author can read on and try again."""
-    orderer: Orderer = store.ledger
-    await orderer.append(0, [b"a", b"b"], [name(1), name(2)])
+    ledger = store.ledger
+    await ledger.append(0, [b"a", b"b"], [name(1), name(2)])
     with pytest.raises(Conflict, match="ends at 2"):
-        await orderer.append(first_index, [b"x"], [name(9)])
-    assert await orderer.read(0, 9) == [b"a", b"b"]
+        await ledger.append(first_index, [b"x"], [name(9)])
+    assert await ledger.read(0, 9) == [b"a", b"b"]
 
 
 async def test_an_entry_is_in_the_log_once(ledger: LedgerStore) -> None:

@@ -16,14 +16,14 @@ from wwwmarket.domain.errors import Conflict
 
 
 def run(url: str, revision: str, direction=command.upgrade) -> None:
-    opened = engine.connect(engine.parse(url)[0], readers=1)
+    opened = engine.connect(engine.parse(url), readers=1)
     with opened.connect().execution_options(writes=True) as connection, connection.begin():
         direction(schema.configuration(connection), revision)
     opened.dispose()
 
 
 def differences(url: str) -> list[object]:
-    opened = engine.connect(engine.parse(url)[0], readers=1)
+    opened = engine.connect(engine.parse(url), readers=1)
     with opened.connect() as connection:
         found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
     opened.dispose()
@@ -31,7 +31,7 @@ def differences(url: str) -> list[object]:
 
 
 def tables(url: str) -> set[str]:
-    opened = engine.connect(engine.parse(url)[0], readers=1)
+    opened = engine.connect(engine.parse(url), readers=1)
     with opened.connect() as connection:
         found = set(inspect(connection).get_table_names())
     opened.dispose()

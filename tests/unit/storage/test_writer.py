@@ -33,7 +33,7 @@ async def held(writer: Writer, path: Path) -> tuple[threading.Event, asyncio.Tas
 
 @pytest.fixture
 def writer(path: Path, url: str):
-    opened = engine.connect(engine.parse(url)[0], readers=1)
+    opened = engine.connect(engine.parse(url), readers=1)
     with opened.connect().execution_options(writes=True) as connection, connection.begin():
         schema.upgrade(connection, str(path))
     made = Writer(opened, str(path), queue_max=3)

@@ -1,5 +1,6 @@
 """What a database says went wrong, as refusals that say what to do about it."""
 
+import sqlite3
 from typing import Final
 
 from sqlalchemy.exc import DatabaseError, IntegrityError
@@ -7,6 +8,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unavailable
 
 RETRY_MS: Final = 1_000
+_TOLD_MAX: Final = 300
 _UNSOUND: Final = ("malformed", "not a database", "corrupt", "unsupported file format")
 
 
@@ -22,6 +24,12 @@ def refusal(error: DatabaseError, what: str) -> Refusal:
     """The refusal for a fault of the database named ``what``."""
     if isinstance(error, IntegrityError):
         return Conflict(f"{what} holds another value under the same name ({error.orig})")
-    if any(word in str(error.orig) for word in _UNSOUND):
-        return unsound(what, error.orig)
-    return Unavailable(f"{what} cannot be used ({error.orig})", retry_after_ms=RETRY_MS)
+    if isinstance(error.orig, sqlite3.Error):
+        if any(word in str(error.orig) for word in _UNSOUND):
+            return unsound(what, error.orig)
+        return Unavailable(f"{what} cannot be used ({error.orig})", retry_after_ms=RETRY_MS)
+    told = " ".join(str(error.orig).split())[:_TOLD_MAX]
+    return Unavailable(
+        f"{what} cannot be used ({told}): check that its server runs, and that this user may use it",
+        retry_after_ms=RETRY_MS,
+    )

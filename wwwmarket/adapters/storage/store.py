@@ -1,61 +1,24 @@
 """``ports.store`` over SQL: ``SqlStore.records`` for a node's own records, ``SqlStore.ledger`` for the log."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Connection, delete, func, select
 
-from wwwmarket.adapters.storage import engine as engines
-from wwwmarket.adapters.storage import faults, schema
-from wwwmarket.adapters.storage.lock import FileLock
+from wwwmarket.adapters.storage.database import Database
 from wwwmarket.adapters.storage.tables import checkpoints, entries, records, tiles
-from wwwmarket.adapters.storage.writer import QUEUE_MAX, Writer
+from wwwmarket.adapters.storage.writer import QUEUE_MAX
 from wwwmarket.domain.errors import Conflict
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.ports.store import Change, Tile
-
-T = TypeVar("T")
-
-READERS: Final = 2
-_INSERTS: Final[dict[str, Callable[[Table], Any]]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
-
-class _Database:
-    """Reads in a few threads, writes in one."""
-
-    def __init__(self, engine: Engine, path: Path, queue_max: int) -> None:
-        self._engine, self._path = engine, path
-        self.insert: Final = _INSERTS[engine.dialect.name]
-        self.writer: Final = Writer(engine, str(path), queue_max=queue_max)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="wwwmarket-reader")
-
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Raises Malformed or Unavailable when the database fails."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._query, query)
-
-    def _query(self, query: Callable[[Connection], T]) -> T:
-        try:
-            with self._engine.connect() as connection:
-                return query(connection)
-        except DatabaseError as error:
-            raise faults.refusal(error, str(self._path)) from error
-
-    def close(self) -> None:
-        self.writer.close()
-        self._readers.shutdown()
-        self._engine.dispose()
 
 
 class SqlRecords:
     """Implements ``ports.store.RecordStore``."""
 
-    def __init__(self, database: _Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         upsert = database.insert(records)
         self._upsert = upsert.on_conflict_do_update(
@@ -91,9 +54,9 @@ class SqlRecords:
 
 
 class SqlLedger:
-    """Implements ``ports.store.LedgerStore`` and ``ports.store.Orderer``."""
+    """Implements ``ports.store.LedgerStore``."""
 
-    def __init__(self, database: _Database) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._insert = database.insert(entries)
         put = database.insert(checkpoints)
@@ -156,39 +119,18 @@ def _size(connection: Connection) -> int:
 
 
 class SqlStore:
-    """One database file, its lock, and the two stores in it."""
+    """One database, for one process alone, and the two stores in it."""
 
-    def __init__(self, database: _Database, lock: FileLock) -> None:
-        self._database, self._lock = database, lock
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self.records: Final = SqlRecords(database)
         self.ledger: Final = SqlLedger(database)
 
     @classmethod
     def open(cls, url: str, *, queue_max: int = QUEUE_MAX) -> Self:
-        """Open ``sqlite:///path`` for this process alone, created or migrated as need be.
-
-        Blocks: the whole file is read once.
-
-        Raises:
-            Malformed: not an address, not a database, or a damaged one.
-            NotFound: no folder to hold it.
-            Conflict: another process writes it, or newer code made it.
-            Unavailable: the file cannot be opened.
-        """
-        parsed, path = engines.parse(url)
-        lock = FileLock.take(path)
-        engine = engines.connect(parsed, readers=READERS)
-        try:
-            engines.check(engine, path)
-            with engine.connect().execution_options(writes=True) as connection, connection.begin():
-                schema.upgrade(connection, str(path))
-            return cls(_Database(engine, path, queue_max), lock)
-        except BaseException:
-            engine.dispose()
-            lock.release()
-            raise
+        """Blocks. Raises as ``database.Database.open``."""
+        return cls(Database.open(url, queue_max=queue_max))
 
     async def close(self) -> None:
-        """Commit what waits, then close the file and let go of the lock."""
+        """Commit what waits, then close the database and let go of it."""
         await asyncio.to_thread(self._database.close)
-        self._lock.release()

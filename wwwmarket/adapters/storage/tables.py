@@ -48,3 +48,27 @@ records: Final = Table(
     UniqueConstraint("kind", "key"),
     Index(None, "kind", "serial"),
 )
+
+ordered: Final = Table(
+    "ordered",
+    metadata,
+    Column("index", Serial, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+)
+
+terms: Final = Table(
+    "terms",
+    metadata,
+    Column("epoch", Serial, primary_key=True, autoincrement=False),
+    Column("holder", String, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+)
+
+sequencers: Final = Table(
+    "sequencers",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("address", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+)
