@@ -39,6 +39,8 @@ SILENCE_TIMEOUT_S: Final = 120.0
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 ERROR_BYTES_MAX: Final = 64 * 1024
 METRICS_BYTES_MAX: Final = 4 * 1024 * 1024
+WORDS_BYTES_MAX: Final = 1024
+"""Of an error that is in no form of OpenAI's."""
 BYTES_PER_TOKEN: Final = 4
 """For the input of an engine that can neither count nor tokenize: the usual length of English text."""
 OURS_TO_MEND: Final = frozenset({401, 403, 407, 408, 429})
@@ -239,8 +241,15 @@ async def _failure(response: ClientResponse) -> EngineRefused | Unavailable:
     status = response.status
     body = await read_at_most(response, ERROR_BYTES_MAX)
     if 400 <= status < 500 and status not in OURS_TO_MEND:
-        return EngineRefused(status, body)
+        return EngineRefused(status, body if b'"error"' in body else _unspoken(status, body))
     return Unavailable(f"the engine answered {status}", retry_after_ms=RETRY_AFTER_MS)
+
+
+def _unspoken(status: int, body: bytes) -> bytes:
+    """An error in OpenAI's form, for what an engine says in another, such as of a path that it does not have."""
+    words = body[:WORDS_BYTES_MAX].decode(errors="replace").strip()
+    error = {"message": f"The engine answered {status}: {words}", "type": "invalid_request_error", "param": None}
+    return msgspec.json.encode({"error": error | {"code": None}})
 
 
 def _unknown_model(model: str) -> bytes:
