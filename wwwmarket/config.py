@@ -80,10 +80,43 @@ class LedgerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MirrorConfig:
+    time_ahead_max_ms: int = 5_000
+    """How far a checkpoint's ledger time may be ahead of the mirror's clock: more than NTP leaves, less than an award's
+    times are worth."""
+    time_behind_max_ms: int = 60_000
+    """How far behind: a busy disk and a slow line, not an hour that an operator would like to have back."""
+    waiting_max: int = 16
+    """Checkpoints that wait to be judged; one log's operator and a few impatient others."""
+    fetch_entries_max: int = 1_024
+    """Entries that are fetched at once, 64 MiB at their largest; beyond it a proof authenticates each stretch."""
+    recent_max: int = 256
+    """Checkpoints of the log that are remembered to compare others of the same size with."""
+    fetch_timeout_ms: int = 20_000
+    quiet_ms: int = 2_000
+    """After so long without being asked a mirror looks at the log's own checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalityConfig:
+    interval_ms: int = 40
+    """How often new entries are covered where mirrors cosign: an entry waits for half of it, and each round costs every
+    mirror one write to its disk."""
+    round_ms: int = 1_000
+    """How long a checkpoint is asked for before a newer one takes its place: past a slow mirror's answer. Mirrors never
+    go back, so a target that moved faster would find no quorum on any one size."""
+    ask_timeout_ms: int = 10_000
+    """A mirror that reads and replays a stretch of entries first may take so long, and delays nobody else."""
+    retry_first_ms: int = 100
+    retry_max_ms: int = 5_000
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeConfig:
     auction: AuctionConfig = AuctionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     ledger: LedgerConfig = LedgerConfig()
+    finality: FinalityConfig = FinalityConfig()
     offer_validity_ms: int = 24 * 3_600_000
     """An offer outlives a crash of its provider by at most this; it is renewed while the provider serves."""
     client_first_ms: int = 2_000

@@ -205,6 +205,10 @@ class Tiler:
     def root(self) -> bytes:
         return self._frontier.root()
 
+    def frontier(self) -> Frontier:
+        """A copy of the right edge, to try entries on."""
+        return Frontier(self._frontier.size, self._frontier.peaks)
+
     def append(self, leaf: bytes) -> list[Tile]:
         """Add a leaf hash; gives the tiles that it makes full, from below."""
         completed = self._frontier.append(leaf)

@@ -1,0 +1,1 @@
+"""One mirror: replays a log, stores it, and cosigns what follows."""

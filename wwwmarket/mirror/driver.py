@@ -1,0 +1,208 @@
+"""Runs a mirror: events in, effects performed. It writes before it lets the machine sign."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from wwwmarket.config import MirrorConfig
+from wwwmarket.domain.errors import Malformed, NotFound, Refusal, TooLarge, Unavailable
+from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.ledger.merkle import HASH_BYTES
+from wwwmarket.ledger.note import NOTE_BYTES_MAX
+from wwwmarket.ledger.proofs import Proof
+from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
+from wwwmarket.ledger.witness import CosignRequest, parse_request
+from wwwmarket.mirror.events import (
+    Answer,
+    CheckpointOffered,
+    Cosigned,
+    Effect,
+    EntriesFetched,
+    Event,
+    Fetch,
+    FetchFailed,
+    Keep,
+    Persist,
+    Persisted,
+    Refused,
+    Served,
+)
+from wwwmarket.mirror.machine import Mirror
+from wwwmarket.mirror.reading import read_entries, read_proof
+from wwwmarket.ports.clock import Clock
+from wwwmarket.ports.log_files import LogFiles
+from wwwmarket.ports.store import Change, LedgerStore, RecordStore
+
+_log = logging.getLogger("wwwmarket.mirror")
+
+PENDING: Final = "pending-checkpoint"
+_REPLAY_ENTRIES: Final = 1_024
+
+KeepEvidence = Callable[[str, tuple[bytes, ...]], None]
+"""Writes the parts of evidence under a name, once."""
+
+
+class Mirroring:
+    """``wwwmarket mirror run`` without its door."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a mirror stands on
+        self,
+        mirror: Mirror,
+        files: LogFiles,
+        ledger: LedgerStore,
+        records: RecordStore,
+        clock: Clock,
+        config: MirrorConfig,
+        keep: KeepEvidence,
+    ) -> None:
+        self.mirror: Final = mirror
+        self._files = files
+        self._ledger = ledger
+        self._records = records
+        self._clock = clock
+        self._config = config
+        self._keep = keep
+        self._calls: dict[int, asyncio.Future[Cosigned | Refused]] = {}
+        self._next_call = 0
+        self._writes: asyncio.Queue[Persist] = asyncio.Queue()
+        self._fetches: asyncio.Queue[Fetch] = asyncio.Queue()
+        self._asked_ms = clock.monotonic_ms()
+
+    async def start(self) -> None:
+        """Replay what is stored. Raises a Refusal where that does not follow."""
+        kept = await self._ledger.checkpoint()
+        size = 0
+        while leaves := await self._ledger.read(size, size + _REPLAY_ENTRIES):
+            self.mirror.replay(leaves, kept, self._clock.now_ms())
+            size += len(leaves)
+        self.mirror.check_replayed(kept)
+        pending = await self._records.read(PENDING, PENDING)
+        if pending is not None:
+            self.mirror.remember(pending)
+
+    async def run(self) -> None:
+        """Works until cancelled. Raises what keeps it from writing: then it signs no more."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._fetch_forever())
+            group.create_task(self._write_forever())
+            group.create_task(self._look_forever())
+
+    # What the door asks
+
+    async def add_checkpoint(self, body: bytes) -> Cosigned | Refused:
+        """Answer a body of C2SP tlog-witness ``add-checkpoint``. Raises TooLarge."""
+        try:
+            request = parse_request(body)
+        except TooLarge:
+            raise
+        except Malformed as refusal:
+            return Refused(reason="malformed", message=refusal.message, size=self.mirror.cosigned_size)
+        self._asked_ms = self._clock.monotonic_ms()
+        call, self._next_call = self._next_call, self._next_call + 1
+        answer: asyncio.Future[Cosigned | Refused] = asyncio.get_running_loop().create_future()
+        self._calls[call] = answer
+        try:
+            self._handle(CheckpointOffered(call=call, request=request, now_ms=self._clock.now_ms()))
+            return await answer
+        finally:
+            del self._calls[call]
+
+    def served(self) -> Served:
+        """Raises Unavailable until something is cosigned."""
+        served = self.mirror.served
+        if served is None:
+            raise Unavailable("this mirror has cosigned nothing yet", retry_after_ms=1_000)
+        return served
+
+    async def tile(self, path: str) -> bytes:
+        """The bytes of ``tile/…``. Raises Malformed, NotFound, Unavailable."""
+        name, served = parse_path(path), self.served()
+        match name:
+            case BundleId():
+                start = name.number * TILE_WIDTH
+                if start + name.width > served.checkpoint.size:
+                    raise NotFound("the checkpoint has no such entries")
+                return encode_bundle(await self._ledger.read(start, start + name.width))
+            case TileId():
+                return await self._hashes(name, served)
+
+    async def _hashes(self, tile: TileId, served: Served) -> bytes:
+        hashes = await self._ledger.tile(tile.level, tile.number)
+        if hashes is None:
+            partial = (each for each in served.partial if (each.level, each.number) == (tile.level, tile.number))
+            hashes = next((each.hashes for each in partial), b"")
+        if len(hashes) < tile.width * HASH_BYTES:
+            raise NotFound("the checkpoint has no such tile")
+        return hashes[: tile.width * HASH_BYTES]
+
+    # Effects
+
+    def _handle(self, event: Event) -> None:
+        for effect in self.mirror.step(event):
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Answer():
+                waiting = self._calls.get(effect.call)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(effect.answer)
+            case Fetch():
+                self._fetches.put_nowait(effect)
+            case Persist():
+                self._writes.put_nowait(effect)
+            case Keep():
+                _log.error("evidence of the log's fault is kept: %s", effect.name)
+                self._keep(effect.name, effect.parts)
+            case _:
+                assert_never(effect)
+
+    async def _fetch_forever(self) -> None:
+        while True:
+            fetch = await self._fetches.get()
+            self._handle(await self._fetch(fetch))
+
+    async def _fetch(self, fetch: Fetch) -> EntriesFetched | FetchFailed:
+        try:
+            async with asyncio.timeout(self._config.fetch_timeout_ms / 1_000):
+                leaves = await read_entries(self._files, fetch)
+                proof = await read_proof(self._files, fetch) if fetch.end < fetch.size else Proof(())
+        except Refusal as refusal:
+            return FetchFailed(message=f"the log's entries cannot be read: {refusal.message}")
+        except TimeoutError:
+            return FetchFailed(message="the log's entries cannot be read in time")
+        return EntriesFetched(start=fetch.start, leaves=tuple(leaves), proof=proof, now_ms=self._clock.now_ms())
+
+    async def _write_forever(self) -> None:
+        while True:
+            persist = await self._writes.get()
+            await self._write(persist)
+            if persist.covered is not None:
+                self._handle(Persisted(size=persist.covered.size, now_ms=self._clock.now_ms()))
+
+    async def _write(self, persist: Persist) -> None:
+        """Asked for at once, in this order, so that the store can do it in one commit and never in another order."""
+        writes = [self._ledger.append(persist.start, persist.leaves, persist.ids)]
+        if persist.covered is None:
+            pending = Change(kind=PENDING, key=PENDING, body=persist.pending)
+            writes.insert(0, self._records.write([pending]))
+        else:
+            covered = persist.covered
+            writes.append(self._ledger.put_checkpoint(covered.size, covered.note, covered.tiles))
+        await asyncio.gather(*writes)
+
+    async def _look_forever(self) -> None:
+        """A mirror that nobody asks follows all the same."""
+        while True:
+            await self._clock.sleep_until_ms(self._asked_ms + self._config.quiet_ms)
+            if self._clock.monotonic_ms() - self._asked_ms < self._config.quiet_ms:
+                continue
+            self._asked_ms = self._clock.monotonic_ms()
+            try:
+                note = await self._files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
+            except Refusal as refusal:
+                _log.debug("the log's checkpoint cannot be read: %s", refusal.message)
+                continue
+            request = CosignRequest(old=0, proof=Proof(()), note=note)
+            self._handle(CheckpointOffered(call=None, request=request, now_ms=self._clock.now_ms()))

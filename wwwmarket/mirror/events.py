@@ -1,0 +1,115 @@
+"""What happens to a mirror, and what it wants done."""
+
+from typing import Literal, TypeAlias
+
+from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.shape import Value
+from wwwmarket.ledger.checkpoint import Checkpoint
+from wwwmarket.ledger.tiles import Tile
+from wwwmarket.ledger.witness import CosignRequest
+
+Reason: TypeAlias = Literal[
+    "malformed",
+    "unknown_log",
+    "bad_signature",
+    "other_size",
+    "not_consistent",
+    "does_not_follow",
+    "other_time",
+    "busy",
+    "unavailable",
+]
+
+
+class CheckpointOffered(Value):
+    """Somebody asks to cosign; ``call`` is the driver's name for who waits. None: the log's own published one."""
+
+    call: int | None
+    request: CosignRequest
+    now_ms: int
+
+
+class EntriesFetched(Value):
+    """What ``Fetch`` asked for: ``proof`` leads from the end of the leaves to the checkpoint that they belong to."""
+
+    start: int
+    leaves: tuple[bytes, ...]
+    proof: tuple[bytes, ...]
+    now_ms: int
+
+
+class FetchFailed(Value):
+    message: str
+
+
+class Persisted(Value):
+    """All of the ``Persist`` for the checkpoint of this size is on the disk."""
+
+    size: int
+    now_ms: int
+
+
+Event: TypeAlias = CheckpointOffered | EntriesFetched | FetchFailed | Persisted
+
+
+class Cosigned(Value):
+    """Signature lines of a note."""
+
+    lines: str
+
+
+class Refused(Value):
+    """``size`` is that of the checkpoint cosigned last."""
+
+    reason: Reason
+    message: str
+    size: int
+
+
+class Answer(Value):
+    call: int
+    answer: Cosigned | Refused
+
+
+class Fetch(Value):
+    """Read the entries ``start`` to ``end - 1`` of the log's tree of ``size``, and prove ``end`` to ``size``."""
+
+    start: int
+    end: int
+    size: int
+
+
+class Covered(Value):
+    """A checkpoint to keep as cosigned, without cosignatures, and the tiles that became full since the one before."""
+
+    size: int
+    note: bytes
+    tiles: tuple[Tile, ...]
+
+
+class Persist(Value):
+    """Write, in this order: the checkpoint that entries belong to, the entries, the checkpoint to be cosigned."""
+
+    pending: bytes
+    start: int
+    leaves: tuple[bytes, ...]
+    ids: tuple[EntryId, ...]
+    covered: Covered | None
+
+
+class Keep(Value):
+    """Evidence of the log's fault: two notes of one size, or a note and an entry in it that does not follow."""
+
+    name: str
+    parts: tuple[bytes, ...]
+
+
+Effect: TypeAlias = Answer | Fetch | Persist | Keep
+
+
+class Served(Value):
+    """The checkpoint cosigned last, with this mirror's cosignature, and its partial tiles."""
+
+    checkpoint: Checkpoint
+    note: bytes
+    partial: tuple[Tile, ...]
