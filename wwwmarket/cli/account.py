@@ -1,4 +1,4 @@
-"""``wwwmarket account``: what an account has."""
+"""``wwwmarket account``: what an account has, and how it came to that."""
 
 from typing import Annotated, Final
 
@@ -7,6 +7,17 @@ import typer
 from wwwmarket.cli.client import GatewayClient
 from wwwmarket.cli.options import GATEWAY, Gateway, Json
 from wwwmarket.cli.output import emit
+from wwwmarket.cli.statement import (
+    By,
+    CsvFile,
+    From,
+    LedgerAddress,
+    Page,
+    Until,
+    parse_account,
+    print_statement,
+    read_statement,
+)
 from wwwmarket.node.service import AccountView, NodeStatus
 
 _HELP: Final = """Look at accounts on the ledger.
@@ -14,14 +25,10 @@ _HELP: Final = """Look at accounts on the ledger.
 \b
   wwwmarket account show                    the node's own
   wwwmarket account show 82cca6f5… --json   any account, by its public key
+  wwwmarket account statement --by day      what came in and went out, replayed from the ledger
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.callback()
-def _group() -> None:
-    """One subcommand alone would not be a group."""
 
 
 @app.command()
@@ -34,6 +41,38 @@ def show(
     json: Json = False,
 ) -> None:
     """Show an account's balance (available, locked by open awards, bonded by offers) and its next entry's place."""
+    name = account or _own(gateway)
     with GatewayClient(gateway) as client:
-        name = account or client.get("/v1/status", NodeStatus).account
         emit(client.get(f"/v1/accounts/{name}", AccountView), json)
+
+
+@app.command()
+def statement(  # noqa: PLR0913 - each is a choice about what is shown
+    account: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The account's public key, as hex; else the node's own.")
+    ] = None,
+    *,
+    ledger: LedgerAddress = GATEWAY,
+    from_: From = None,
+    until: Until = None,
+    by: By = None,
+    csv: CsvFile = None,
+    page: Page = None,
+    gateway: Gateway = GATEWAY,
+    json: Json = False,
+) -> None:
+    """Every entry that changed an account, replayed from the ledger itself; its lines add up to the balance.
+
+    \b
+      wwwmarket account statement
+      wwwmarket account statement 82cca6f5… --from 2026-11-01 --until 2026-12-01 --csv november.csv
+      wwwmarket account statement --by model --page statement.html
+    """  # noqa: D301 - \b keeps the examples' lines
+    name = account or _own(gateway)
+    read = read_statement(parse_account(name), ledger, from_, until, by)
+    print_statement(read, ledger, csv_file=csv, page=page, json=json)
+
+
+def _own(gateway: str) -> str:
+    with GatewayClient(gateway) as client:
+        return client.get("/v1/status", NodeStatus).account

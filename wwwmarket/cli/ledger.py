@@ -63,7 +63,7 @@ def export(
     if folder.exists() and any(folder.iterdir()) and not force:
         raise Conflict(f"{folder} is not empty: --force goes on with a part of the same log")
     with closing(open_log(ledger)) as log, progress("Exporting") as tell:
-        note, checkpoint = _read_checkpoint(log)
+        note, checkpoint = read_checkpoint(log)
         _keep_key(log, folder)
         tree, copied = Frontier(), 0
         for bundle in bundle_ids(checkpoint.size):
@@ -96,19 +96,19 @@ def show(
       wwwmarket ledger show --tail 50 --json
     """  # noqa: D301 - \b keeps the examples' lines
     with closing(open_log(ledger)) as log:
-        _, checkpoint = _read_checkpoint(log)
+        _, checkpoint = read_checkpoint(log)
         if index is None:
-            shown = [_told(at, leaf) for at, leaf in _entries(log, checkpoint, max(0, checkpoint.size - tail))]
+            shown = [_told(at, leaf) for at, leaf in entries(log, checkpoint, max(0, checkpoint.size - tail))]
             emit(shown if json else [_row(each) for each in shown], json)
             return
         if index >= checkpoint.size:
             raise NotFound(f"the log has {checkpoint.size} entries; there is no entry {index}")
-        leaf = next(leaf for _, leaf in _entries(log, checkpoint, index))
+        leaf = next(leaf for _, leaf in entries(log, checkpoint, index))
         _prove(log, checkpoint, index, leaf)
     emit(_told(index, leaf), json)
 
 
-def _read_checkpoint(log: Log) -> tuple[bytes, Checkpoint]:
+def read_checkpoint(log: Log) -> tuple[bytes, Checkpoint]:
     """What the log says of itself; who says it is for an audit to find."""
     note = log.read(CHECKPOINT_PATH, bytes_max=NOTE_BYTES_MAX)
     if note is None:
@@ -167,7 +167,7 @@ def _write(target: Path, content: bytes) -> None:
     part.replace(target)
 
 
-def _entries(log: Log, checkpoint: Checkpoint, start: int) -> Iterator[tuple[int, bytes]]:
+def entries(log: Log, checkpoint: Checkpoint, start: int) -> Iterator[tuple[int, bytes]]:
     """The entries from ``start`` on, with their indices."""
     for number in range(start // TILE_WIDTH, -(-checkpoint.size // TILE_WIDTH)):
         first = number * TILE_WIDTH

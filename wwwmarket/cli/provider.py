@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from wwwmarket.cli.amounts import credits_text, parse_credits
 from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.earnings import earnings
 from wwwmarket.cli.engines import EnginePython, Launches, LaunchOptions, NoBenchmark, Sources
 from wwwmarket.cli.node import Preset, serving_of, warn_without_backup
 from wwwmarket.cli.options import (
@@ -49,6 +50,7 @@ _HELP: Final = """Sell an engine's idle capacity on a market, under your own pri
   wwwmarket provider join --market http://10.0.0.5:8080 --engine http://127.0.0.1:8000 \\
       --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
   wwwmarket provider status
+  wwwmarket provider earnings --by model
   wwwmarket provider leave
 """
 
@@ -259,6 +261,9 @@ def asks_shown(asks: "AsksView", *, json: bool) -> dict[str, object]:
         ],
         "evidence": list(asks.evidence),
     }
+
+
+app.command()(earnings)
 
 
 @app.command(help=_LEAVE)
