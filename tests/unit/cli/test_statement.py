@@ -32,7 +32,7 @@ def test_json_csv_and_page_say_the_same(folder, tmp_path):
     told = json.loads(done.stdout)
     closing = told["closing"]
     held = closing["available_micro"] + closing["locked_micro"] + closing["bonded_micro"]
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert len(rows) == len(told["lines"])
     assert sum(int(row["net_micro"]) for row in rows) == held
     assert f"Account {PROVIDER.account}" in page.read_text()
