@@ -23,10 +23,12 @@ from wwwmarket.domain.book import Account
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.ledger.merkle import Frontier, leaf_hash
-from wwwmarket.market.statement import EPOCH, Grouping, Line, Reader, Total, balance_of, totals, within
+from wwwmarket.market.statement import Grouping, Line, Reader, Total, balance_of, totals, within
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 __all__ = ["By", "CsvFile", "From", "LedgerAddress", "Page", "Until", "print_statement", "read_statement"]
 
@@ -38,7 +40,7 @@ def _instant(text: str) -> int:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a date like 2026-11-01 or a time like 2026-11-01T12:00Z") from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - EPOCH) // timedelta(milliseconds=1)
+    return (aware - _EPOCH) // timedelta(milliseconds=1)
 
 
 From: TypeAlias = Annotated[int | None, option("--from", "From this date or time on.", parser=_instant, metavar="DATE")]
@@ -97,7 +99,7 @@ def read_statement(
         opening=balance_of(lines[:first]),
         closing=balance_of(lines[: first + len(shown)]),
         lines=shown if by is None else [],
-        totals=None if by is None else totals(shown, by),
+        totals=None if by is None else totals(shown, by, _day),
     )
 
 
@@ -149,6 +151,11 @@ def _plain(line: Line) -> dict[str, Any]:
     }
 
 
+def _day(at_ms: int) -> str:
+    """The day in UTC."""
+    return _moment(at_ms)[:10]
+
+
 _LINE_COLUMNS: Final = (
     *("index", "at", "kind", "counterparty", "model", "award", "input_tokens", "output_tokens"),
     *("net_micro", "available_micro", "locked_micro", "bonded_micro"),
@@ -177,7 +184,7 @@ def _cells(line: Line) -> tuple[Any, ...]:
 
 
 def _moment(at_ms: int) -> str:
-    return (EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (_EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _STYLE: Final = (

@@ -5,8 +5,7 @@ to the balance whatever contracts are in force: it is read from the rows that an
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
@@ -23,8 +22,6 @@ from wwwmarket.rules.state import Applied, State
 
 Change: TypeAlias = Annotated[int, Meta(ge=-INTEGER_MAX, le=INTEGER_MAX)]
 Grouping: TypeAlias = Literal["day", "counterparty", "model", "kind"]
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Line(Value):
@@ -116,11 +113,14 @@ def balance_of(lines: Iterable[Line]) -> Account:
     return Account(available_micro=available_micro, locked_micro=locked_micro, bonded_micro=bonded_micro)
 
 
-def totals(lines: Iterable[Line], by: Grouping) -> list[Total]:
-    """The lines by day (UTC), counterparty, model or kind, in ascending order; those without one come as "-"."""
+def totals(lines: Iterable[Line], by: Grouping, day_of: Callable[[Millis], str]) -> list[Total]:
+    """The lines by day, counterparty, model or kind, in ascending order; those without one come as "-".
+
+    ``day_of`` names the day of an instant.
+    """
     groups: defaultdict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        groups[_group(line, by)].append(line)
+        groups[_group(line, by, day_of)].append(line)
     return [_total(group, groups[group]) for group in sorted(groups)]
 
 
@@ -152,10 +152,10 @@ def _counterparty(account: AccountId, checked: Checked) -> AccountId | None:
             return None if checked.account == account else checked.account
 
 
-def _group(line: Line, by: Grouping) -> str:
+def _group(line: Line, by: Grouping, day_of: Callable[[Millis], str]) -> str:
     match by:
         case "day":
-            return (EPOCH + timedelta(milliseconds=line.at_ms)).date().isoformat()
+            return day_of(line.at_ms)
         case "counterparty":
             return line.counterparty or "-"
         case "model":

@@ -48,7 +48,7 @@ def test_a_line_says_what_with_whom_and_for_how_much():
 def test_totals_are_the_lines_however_they_are_grouped(person, by):
     """Each grouping nets the same."""
     lines, state = read(person.account, story().leaves)
-    grouped = totals(lines, by)
+    grouped = totals(lines, by, lambda at_ms: f"day {at_ms // 86_400_000}")
     assert sum(total.net_micro for total in grouped) == sum(line.net_micro for line in lines)
     held = state.account(person.account)
     assert sum(total.net_micro for total in grouped) == held.available_micro + held.locked_micro + held.bonded_micro
