@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.node.town import LoopClock
 from wwwmarket.adapters.engines.child import ChildServer
+from wwwmarket.adapters.engines.embedded import EmbeddedEngine
 from wwwmarket.adapters.engines.launch import command_of, parse_launch
 from wwwmarket.adapters.engines.opening import EngineTerms, open_engines
 from wwwmarket.adapters.engines.pool import EnginePool, alike
@@ -171,6 +172,21 @@ async def test_two_real_engines_are_sold_as_one():
         assert opened.description.sequences_max == 4
     assert opened.fit.tpot_ms > 0
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+async def test_a_real_engine_embeds():
+    """Embeddings pass whole, their input is counted, and the same engine goes on answering."""
+    async with await EmbeddedEngine.start(embeddings=True) as engine:
+        model = (await engine.describe()).models[0].name
+        body = msgspec.json.encode({"model": model, "input": ["Every river", "Our market"]})
+        events = await _all(engine.execute("/v1/embeddings", body, output_tokens_max=0))
+        answer = msgspec.json.decode(events[1].data)
+        assert len(answer["data"]) == 2
+        assert len(answer["data"][0]["embedding"]) > 1
+        assert events[-1].usage.input_tokens == answer["usage"]["prompt_tokens"] > 0
+        assert events[-1].usage.output_tokens == 0
+        body = msgspec.json.encode({"model": model, "prompt": "Every", "max_tokens": 4})
+        assert (await _all(engine.execute("/v1/completions", body, output_tokens_max=4)))[-1].usage.output_tokens > 0
 
 
 async def _all(events):

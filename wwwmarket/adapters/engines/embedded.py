@@ -31,7 +31,7 @@ class EmbeddedEngine(ChildEngine):
         self._files = files
 
     @classmethod
-    async def start(
+    async def start(  # noqa: PLR0913 - what to serve, and how
         cls,
         *,
         model: Path | None = None,
@@ -39,8 +39,9 @@ class EmbeddedEngine(ChildEngine):
         seed: int = 0,
         sequences: int = SEQUENCES,
         facts: EngineFacts = FACTS,
+        embeddings: bool = False,
     ) -> Self:
-        """Start a server for ``model`` (a GGUF file), or for a small one made from ``seed``.
+        """Start a server for ``model`` (a GGUF file), or for a small one made from ``seed``; ``embeddings`` as well.
 
         Raises:
             Unavailable: it did not come up in time; the message carries its last log lines.
@@ -53,6 +54,8 @@ class EmbeddedEngine(ChildEngine):
             model = Path(files.name) / f"{name.replace('/', '-')}.gguf"
             make_model(model, seed=seed, name=name)
         arguments = ["--model", str(model), "--name", name, "--sequences", str(sequences)]
+        if embeddings:
+            arguments.append("--embeddings")
         try:
             child = await ChildServer.start(
                 "wwwmarket.adapters.engines.embedded", arguments, ready_timeout_s=READY_TIMEOUT_S
@@ -69,7 +72,7 @@ class EmbeddedEngine(ChildEngine):
             self._files.cleanup()
 
 
-def serve(model: Path, *, name: str, sequences: int, context_tokens: int) -> None:
+def serve(model: Path, *, name: str, sequences: int, context_tokens: int, embeddings: bool) -> None:
     """The child: serve ``model`` on a free port of this machine until standard input ends."""
     import xllamacpp
 
@@ -86,6 +89,9 @@ def serve(model: Path, *, name: str, sequences: int, context_tokens: int) -> Non
     parameters.warmup = False
     parameters.verbosity = 1
     parameters.cache_ram_mib = 0
+    if embeddings:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(parameters)
     announce(int(server.listening_address.rsplit(":", 1)[1]))
     exit_with_parent()
@@ -97,8 +103,15 @@ def main() -> None:
     parser.add_argument("--name", default=MODEL_NAME)
     parser.add_argument("--sequences", type=int, default=SEQUENCES)
     parser.add_argument("--context-tokens", type=int, default=CONTEXT_TOKENS)
+    parser.add_argument("--embeddings", action="store_true")
     options = parser.parse_args()
-    serve(options.model, name=options.name, sequences=options.sequences, context_tokens=options.context_tokens)
+    serve(
+        options.model,
+        name=options.name,
+        sequences=options.sequences,
+        context_tokens=options.context_tokens,
+        embeddings=options.embeddings,
+    )
 
 
 if __name__ == "__main__":
