@@ -7,11 +7,12 @@ SHELL := bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
+VLLM_ENV ?= .vllm-env
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint test-quick test-slow bench foreign-tools constraints clean
+.PHONY: help demo test lint test-quick test-slow test-vllm vllm-env bench foreign-tools constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -28,10 +29,15 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test-quick: $(VENV)/.dev foreign-tools ## the quick tests, with the branch coverage of the pure rooms
-	$(BIN)/pytest -m "not slow and not bench" --cov --cov-report=term
+	$(BIN)/pytest -m "not slow and not bench and not vllm" --cov --cov-report=term
 
 test-slow: $(VENV)/.dev foreign-tools ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-vllm: $(VENV)/.dev vllm-env ## a real vLLM and a real llama.cpp in one live market
+	$(BIN)/pytest -m vllm -s tests/foreign/vllm
+
+vllm-env: $(VLLM_ENV)/.ready ## vLLM's CPU build in an environment of its own (2.3 GB)
 
 bench: $(VENV)/.dev ## measurements, printed
 	$(BIN)/pytest -m bench -s
@@ -63,6 +69,11 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.engines $@
 
+$(VLLM_ENV)/.ready: tests/foreign/vllm/requirements.txt
+	@if [ ! -x $(VLLM_ENV)/bin/python ]; then $(PYTHON) -m venv $(VLLM_ENV); fi
+	$(VLLM_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 constraints: | $(BIN)/python ## constraints.txt anew: the newest versions that pyproject.toml allows
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m venv "$$fresh/venv"; \
@@ -72,4 +83,4 @@ constraints: | $(BIN)/python ## constraints.txt anew: the newest versions that p
 	mv "$$fresh/constraints.txt" constraints.txt
 
 clean: ## everything that these targets made
-	rm -rf $(VENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(VLLM_ENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
