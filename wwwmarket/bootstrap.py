@@ -14,6 +14,7 @@ from platformdirs import user_data_path
 
 from wwwmarket.adapters.engines.opening import EngineTerms, Measure, OpenEngine, open_engines
 from wwwmarket.adapters.keystore import KeyStore, write_new
+from wwwmarket.adapters.orderers import open_orderer
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
 from wwwmarket.adapters.transport import IrohTransport
@@ -25,7 +26,7 @@ from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.dispatch.fitting import Fit
 from wwwmarket.dispatch.prediction import LearntLatency
 from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
-from wwwmarket.domain.errors import Malformed, Refusal, Unavailable
+from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unavailable
 from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Promise, Settlement
@@ -44,6 +45,7 @@ from wwwmarket.node.offering import Offering, with_validity
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import NodeStatus
 from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
+from wwwmarket.ports.store import Orderer
 from wwwmarket.rules.registry import Registry
 
 NODE_KEY: Final = "node"
@@ -58,10 +60,18 @@ _KV_TOKENS_PER_SEQUENCE: Final = 4_096
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """Where a node lives and which market it is part of. ``market`` None: it founds one named ``origin``."""
+    """Where a node lives and which market it is part of. ``market`` None: it founds one named ``origin``.
+
+    ``orderer`` and ``operator_key`` are for one of several sequencers of a log: where they find its order, and the file
+    of the key that they share. None: this node orders alone, in its own database, by a key derived from its own.
+    """
 
     data: Path
     market: str | None = None
+    orderer: str | None = None
+    operator_key: Path | None = None
+    store: str | None = None
+    """Address of the node's own database; None: a file of SQLite in ``data``."""
     origin: str = "local.market"
     credits_micro: int = 1_000_000_000_000
     """What a founded market grants to its founder: all the credits there will ever be in it."""
@@ -116,8 +126,11 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
     """
     async with contextlib.AsyncExitStack() as stack:
         key = load_or_create_key(settings.data, settings.passphrase)
-        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'node.db'}")
+        store = await asyncio.to_thread(SqlStore.open, settings.store or f"sqlite:///{settings.data / 'node.db'}")
         stack.push_async_callback(store.close)
+        orderer = await _orderer(settings, key)
+        if orderer is not None:
+            stack.push_async_callback(orderer.close)
         transport = await IrohTransport.bind(key, _bind_address(settings))
         stack.push_async_callback(transport.close)
         _remember_sockets(settings.data, transport.address())
@@ -132,6 +145,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             registry=Registry.load(),
             config=settings.config,
             admin_token=tagged("admin-token/v1", token.encode()),
+            orderer=orderer,
         )
         node = Node(world, await _part(settings, world))
         stack.push_async_callback(node.close)
@@ -153,10 +167,28 @@ def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
     return keys.load(NODE_KEY, passphrase)
 
 
+async def _orderer(settings: NodeSettings, key: KeyPair) -> Orderer | None:
+    """Raises Malformed, Unavailable; Conflict where a node that joins a market is told to order it."""
+    if settings.orderer is None:
+        return None
+    if settings.market is not None:
+        raise Conflict("a node that joins a market does not order it: give --orderer or --market, not both")
+    # An address of etcd is opened on this loop; a database blocks while it is opened.
+    if settings.orderer.startswith("etcd:"):
+        return open_orderer(settings.orderer, origin=settings.origin, name=key.account)
+    return await asyncio.to_thread(open_orderer, settings.orderer, origin=settings.origin, name=key.account)
+
+
+def _operator_key(settings: NodeSettings, key: KeyPair) -> KeyPair:
+    """Raises NotFound, Forbidden, Unauthorised, Malformed: as ``KeyStore.load``."""
+    file = settings.operator_key
+    return child(key, _OPERATOR) if file is None else KeyStore(file.parent).load(file.stem, settings.passphrase)
+
+
 async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
     if settings.market is not None:
         return await find_market(settings.market)
-    operator = child(world.key, _OPERATOR)
+    operator = _operator_key(settings, world.key)
     genesis = Genesis(
         origin=settings.origin,
         operator=operator.account,
@@ -168,14 +200,29 @@ async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
     return Founding(operator, genesis)
 
 
-async def find_market(address: str) -> Joining:
-    """Where the operator of the market behind a gateway's address is, and under which key its log is signed.
+async def find_market(addresses: str) -> Joining:
+    """Where the sequencers of a market are, and under which key its log is signed, from one of their gateways.
+
+    ``addresses`` is one gateway's, or several with commas between them: the first that answers is believed.
 
     Raises:
         Unavailable: nobody answers there.
-        Malformed: what answers is no node of a market.
+        Malformed: what answers is no node of a market, or does not order it.
     """
-    base = address.rstrip("/").removesuffix("/v1")
+    refused: Refusal | None = None
+    for address in addresses.split(","):
+        try:
+            status = await _status(address.strip().rstrip("/").removesuffix("/v1"))
+        except Unavailable as refusal:
+            refused = refusal
+        else:
+            log = VerifierKey(name=status.origin, account=status.operator)
+            return Joining(status.address, log, status.sequencers)
+    assert refused is not None, "splitting gives one address at least"
+    raise refused
+
+
+async def _status(base: str) -> NodeStatus:
     try:
         async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             answer = await client.get(f"{base}/v1/status")
@@ -187,7 +234,7 @@ async def find_market(address: str) -> Joining:
         raise Malformed(f"what answers at {base} is not a node of a market") from None
     if not status.is_operator:
         raise Malformed(f"the node at {base} does not order its ledger: give the address of the node that does")
-    return Joining(status.address, VerifierKey(name=status.origin, account=status.operator))
+    return status
 
 
 def _bind_address(settings: NodeSettings) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -25,7 +26,9 @@ from wwwmarket.cli.options import (
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, run_until_told
 from wwwmarket.config import PRESETS
+from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import AccountId
+from wwwmarket.node.sequencer import SUPERSEDED
 
 _HELP: Final = """Run a node: a gateway for clients, and a replica of the market's ledger.
 
@@ -44,6 +47,14 @@ Standard output says where it serves; the admin token's file is for "node keys".
   wwwmarket node run
   wwwmarket node run --origin market.example.org --credits 1000000 --host 0.0.0.0 --bind 0.0.0.0:4433 --preset wan
   wwwmarket node run --market http://10.0.0.5:8080 --data /srv/gateway --port 8081
+
+Several nodes of one operator can order one log, so that it goes on when one of them dies. Each has its own data and
+key; they share the orderer, the operator's key file and the origin:
+
+\b
+  wwwmarket keys create --name operator --dir /srv/shared
+  wwwmarket node run --orderer etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379 --operator-key /srv/shared/operator.pem
+  wwwmarket node run --orderer postgresql+psycopg://market@10.0.0.9/order --operator-key /srv/shared/operator.pem
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -57,7 +68,19 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     *,
     data: Data = None,
     origin: Annotated[str, option("--origin", "Name of the market to found.")] = "local.market",
-    market: Annotated[str | None, option("--market", "Gateway of the market to join.", metavar="URL")] = None,
+    market: Annotated[
+        str | None, option("--market", "Gateway of the market to join; several with commas.", metavar="URL")
+    ] = None,
+    orderer: Annotated[
+        str | None,
+        option("--orderer", "Where the log is ordered: sqlite://, postgresql+psycopg:// or etcd://.", metavar="URL"),
+    ] = None,
+    operator_key: Annotated[
+        Path | None, option("--operator-key", "Key file that the log's sequencers share.", metavar="FILE")
+    ] = None,
+    store: Annotated[
+        str | None, option("--store", "The node's database: sqlite:/// or postgresql+psycopg://.", metavar="URL")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = PORT,
     bind: Bind = "127.0.0.1:0",
@@ -75,6 +98,9 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     settings = NodeSettings(
         data=where,
         market=market,
+        orderer=orderer,
+        operator_key=operator_key,
+        store=store,
         origin=origin,
         credits_micro=credit,
         host=host,
@@ -87,19 +113,37 @@ def run(  # noqa: PLR0913 - each is a choice about the node
 
 
 async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: bool) -> None:
+    with Interrupts(stdin=stdin) as interrupts, announcing(settings.data, ready_file) as announce:
+        begun_anew = False
+        while True:
+            try:
+                await _serve_once(settings, interrupts, announce, json=None if begun_anew else json)
+            except Refusal as refusal:
+                if refusal.reason != SUPERSEDED:
+                    raise
+                say(f"Starting anew: {refusal.message}")
+                begun_anew = True
+            else:
+                return
+
+
+async def _serve_once(
+    settings: Any, interrupts: Interrupts, announce: Callable[[Serving], None], *, json: bool | None
+) -> None:
+    """``json`` None: whoever reads standard output knows where it serves."""
     from wwwmarket.bootstrap import open_node
 
-    with Interrupts(stdin=stdin) as interrupts, announcing(settings.data, ready_file) as announce:
-        async with open_node(settings) as running:
-            serving = serving_of(running, settings.data)
+    async with open_node(settings) as running:
+        serving = serving_of(running, settings.data)
+        if json is not None:
             emit(fields_of(serving, json=json), json)
             sys.stdout.flush()
             warn_without_backup(settings.data, serving.account)
-            say(f"Serving at {serving.gateway}: Ctrl-C to leave in order, twice to stop at once.")
-            announce(serving)
-            await interrupts.wait(running.node.wait_failed())
-            say("Leaving: what is in flight is finished first.")
-            await running.node.drain()
+        say(f"Serving at {serving.gateway}: Ctrl-C to leave in order, twice to stop at once.")
+        announce(serving)
+        await interrupts.wait(running.node.wait_failed())
+        say("Leaving: what is in flight is finished first.")
+        await running.node.drain()
 
 
 def serving_of(running: Any, data: Path) -> Serving:

@@ -191,6 +191,7 @@ class Answers:
             draining=node.draining,
             started_ms=node.started_ms,
             version=__version__,
+            sequencers=() if node.turns is None else node.turns.addresses(),
         )
 
     def counters(self) -> Counters:

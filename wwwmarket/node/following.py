@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -75,11 +76,11 @@ def _fitting(leaves: Sequence[bytes]) -> int:
 
 
 class Following:
-    """The follower's side. ``log`` is whose signature each checkpoint must bear."""
+    """The follower's side. ``log`` is whose signature each checkpoint must bear; any of ``operators`` will do."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a follower works with
         self,
-        operator: NodeAddress,
+        operators: Sequence[NodeAddress],
         log: VerifierKey,
         replica: Replica,
         ledger: LedgerStore,
@@ -88,7 +89,7 @@ class Following:
         config: NodeConfig,
         on_applied: Callable[[Sequence[Applied]], None],
     ) -> None:
-        self._operator = operator
+        self._operators = deque(operators)
         self._log = log
         self._replica = replica
         self._ledger = ledger
@@ -112,12 +113,14 @@ class Following:
                 await self._follow()
             except Unavailable as lost:
                 _log.info("lost the ledger's operator: %s", lost.message)
+                self._operators.rotate(-1)
             pause_ms = _RETRY_FIRST_MS if self._replica.size > before else min(2 * pause_ms, _RETRY_MAX_MS)
             await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
 
     async def _follow(self) -> None:
         opening = canonical.encode(messages.Follow(start=self._replica.size))
-        stream = await self._transport.open_stream(self._operator, opening, timeout_ms=self._config.submit_timeout_ms)
+        timeout_ms = self._config.submit_timeout_ms
+        stream = await self._transport.open_stream(self._operators[0], opening, timeout_ms=timeout_ms)
         try:
             while (frame := await stream.receive()) is not None:
                 await self._take(frame[:1], frame[1:])
@@ -148,12 +151,18 @@ class Following:
 
 
 class RemoteSubmission:
-    """Hands entries to the operator, in order for each account, again and again until it answers."""
+    """Hands entries to the operator, in order for each account, again and again until it answers.
+
+    ``operators`` are the sequencers that are known: when one does not answer, or does not lead, the next is asked.
+    """
 
     durable: Final = False
 
-    def __init__(self, operator: NodeAddress, transport: Transport, clock: Clock, config: NodeConfig) -> None:
-        self._operator = operator
+    def __init__(
+        self, operators: Callable[[], Sequence[NodeAddress]], transport: Transport, clock: Clock, config: NodeConfig
+    ) -> None:
+        self._operators = operators
+        self._turn = 0
         self._transport = transport
         self._clock = clock
         self._config = config
@@ -190,18 +199,25 @@ class RemoteSubmission:
                 future.set_result(promised)
 
     async def _until_answered(self, entry: VerifiedEntry) -> Verified[Inclusion]:
-        message = canonical.encode(messages.Submit(leaf=entry.leaf.decode("ascii")))
         pause_ms = _RETRY_FIRST_MS
         while True:
             try:
-                return await self._once(message)
+                return await self._once(entry)
             except Exhausted:  # and Unavailable: the operator has not answered
+                self._turn += 1
+                if self._turn % max(1, len(self._operators())):
+                    continue
                 await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
                 pause_ms = min(2 * pause_ms, _RETRY_MAX_MS)
 
-    async def _once(self, message: bytes) -> Verified[Inclusion]:
-        timeout_ms = self._config.submit_timeout_ms
-        answer = messages.read_answer(await self._transport.request(self._operator, message, timeout_ms=timeout_ms))
+    async def _once(self, entry: VerifiedEntry) -> Verified[Inclusion]:
+        """Raises Exhausted, or its kind Unavailable, where another try may go otherwise."""
+        operators = self._operators()
+        if not operators:
+            raise Unavailable("nobody is known to order this ledger now", retry_after_ms=_RETRY_FIRST_MS)
+        operator, timeout_ms = operators[self._turn % len(operators)], self._config.submit_timeout_ms
+        message = canonical.encode(messages.Submit(leaf=entry.leaf.decode("ascii")))
+        answer = messages.read_answer(await self._transport.request(operator, message, timeout_ms=timeout_ms))
         match answer:
             case messages.Submitted():
                 return signing.verify(answer.inclusion)

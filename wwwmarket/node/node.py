@@ -17,12 +17,12 @@ from wwwmarket.domain.book import AwardRow, OfferRow
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
-from wwwmarket.ledger.checkpoint import open_checkpoint
+from wwwmarket.ledger.checkpoint import VerifiedCheckpoint, open_checkpoint
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.market import auction
 from wwwmarket.node import messages
 from wwwmarket.node.acknowledging import Acknowledging
-from wwwmarket.node.author import Author, Submission
+from wwwmarket.node.author import Author, Included, Submission
 from wwwmarket.node.budgets import Budgets
 from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse, Recent
@@ -31,12 +31,14 @@ from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.moves import Moves
 from wwwmarket.node.neighbours import Neighbours
+from wwwmarket.node.repair import repair, take
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
 from wwwmarket.ports.clock import Clock, Entropy
-from wwwmarket.ports.store import Change, LedgerStore, RecordStore
+from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied
@@ -60,6 +62,8 @@ class World:
     registry: Registry
     config: NodeConfig
     admin_token: Digest | None = None
+    orderer: Orderer | None = None
+    """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,12 @@ class Joining:
 
     operator: NodeAddress
     log: VerifierKey
+    others: tuple[NodeAddress, ...] = ()
+    """Further sequencers of the same log, where there are any."""
+
+    @property
+    def operators(self) -> tuple[NodeAddress, ...]:
+        return (self.operator, *(other for other in self.others if other != self.operator))
 
 
 class Node:
@@ -120,6 +130,7 @@ class Node:
             Refusal: the operator served what does not follow.
         """
         await self._replay()
+        self.turns: Turns | None = None
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
         self.author.add_key(self.world.key)
@@ -152,7 +163,7 @@ class Node:
     def _contacts(self) -> list[NodeAddress]:
         """Whom to join by: the operator, and after a restart those whose offers are on the ledger."""
         known = [listed.offer.address for listed in self.replica.state.offers().values()]
-        first = [self._ledger.operator] if isinstance(self._ledger, Joining) else []
+        first = self._ledger.operators if isinstance(self._ledger, Joining) else ()
         return [*first, *known][:_CONTACTS_MAX]
 
     async def sell(self, make: Callable[["Node"], Selling]) -> Selling:
@@ -238,30 +249,49 @@ class Node:
             _log.info("settlement of %s refused: %s", settlement.award, refusal.message)
 
     async def _replay(self) -> None:
-        note = await self.world.ledger.checkpoint()
+        world = self.world
+        note = await world.ledger.checkpoint()
         covered = None if note is None else open_checkpoint(note, self.log)
-        while leaves := await self.world.ledger.read(self.replica.size, self.replica.size + _REPLAY_ENTRIES):
+        while leaves := await world.ledger.read(self.replica.size, self.replica.size + _REPLAY_ENTRIES):
             for leaf in leaves:
-                self.replica.apply(signing.open_entry(leaf))
-                if covered is not None and self.replica.size == covered.checkpoint.size:
-                    self.replica.cover(covered)
-        if covered is not None and covered.checkpoint.size > self.replica.size:
+                take(self.replica, leaf, covered)
+        if world.orderer is not None:
+            await self._fill(world.orderer, covered)
+        promised = await world.ledger.promised() if isinstance(self._ledger, Founding) else 0
+        if covered is not None:
+            promised = max(promised, covered.checkpoint.size)
+        if promised > self.replica.size:
             raise Conflict(
-                f"the stored ledger ends at {self.replica.size} entries, and its checkpoint covers "
-                f"{covered.checkpoint.size}: restore the database from a copy, or remove it to follow the log anew",
+                f"the stored ledger ends at {self.replica.size} entries, and {promised} were promised: its end was "
+                "lost. Restore the database from a copy that has them. A node that does not order can remove it "
+                "instead, and follow the log anew; an operator that accepts the loss removes the file that ends in .promised",
                 reason="lost_tail",
             )
 
-    def _take_part(self) -> tuple[Sequencer | None, Following | None, Submission]:
-        world, part = self.world, self._ledger
-        if isinstance(part, Founding):
-            sequencer = Sequencer(
-                part.key, self.replica, world.ledger, world.clock, world.config.ledger, self._news.put_nowait
-            )
-            return sequencer, None, sequencer
-        following = Following(
-            part.operator,
-            part.log,
+    async def _fill(self, orderer: Orderer, covered: VerifiedCheckpoint | None) -> None:
+        """What this copy lacks, or lost, from the orderer; and what that keeps no more, from another sequencer."""
+        try:
+            await repair(self.replica, self.world.ledger, orderer, covered)
+        except NotFound:
+            known = [address_of(one) for one in await orderer.sequencers()]
+            others = [address for address in known if address.node != self.id]
+            if not others:
+                raise
+            following = self._follow(others)
+            task = asyncio.ensure_future(following.run())
+            task.add_done_callback(self._part_ended)
+            try:
+                await self._catch_up(following)
+            finally:
+                task.cancel()
+                await asyncio.wait((task,))
+            await repair(self.replica, self.world.ledger, orderer, covered)
+
+    def _follow(self, operators: Sequence[NodeAddress]) -> Following:
+        world = self.world
+        return Following(
+            operators,
+            self.log,
             self.replica,
             world.ledger,
             world.transport,
@@ -269,29 +299,55 @@ class Node:
             world.config,
             self._news.put_nowait,
         )
-        return None, following, RemoteSubmission(part.operator, world.transport, world.clock, world.config)
+
+    def _take_part(self) -> tuple[Sequencer | None, Following | None, Submission]:
+        world, part = self.world, self._ledger
+        if isinstance(part, Joining):
+            submission = RemoteSubmission(lambda: part.operators, world.transport, world.clock, world.config)
+            return None, self._follow(part.operators), submission
+        sequencer = Sequencer(
+            part.key, self.replica, world.ledger, world.clock, world.config.ledger, self._news.put_nowait, world.orderer
+        )
+        if world.orderer is None:
+            return sequencer, None, sequencer
+        address = world.transport.address()
+        self.turns = Turns(sequencer, world.orderer, world.clock, address, lambda: self._begin(part, sequencer))
+        return sequencer, None, TurnsSubmission(sequencer, self.turns, world.transport, world.clock, world.config)
+
+    def _begin(self, part: Founding, sequencer: Sequencer) -> Included:
+        """Order the first entry."""
+        head = self.replica.state.chain_head(part.key.account)
+        entry = signing.sign_entry(part.key, seq=head.next_seq, prev=head.prev, body=part.genesis)
+        return sequencer.submit(signing.verified_own(entry))
 
     async def _found(self, sequencer: Sequencer) -> None:
         assert isinstance(self._ledger, Founding)
-        if self.replica.size == 0:
-            head = self.replica.state.chain_head(self._ledger.key.account)
-            entry = signing.sign_entry(self._ledger.key, seq=head.next_seq, prev=head.prev, body=self._ledger.genesis)
-            await sequencer.submit(signing.verified_own(entry))
-        elif self.replica.genesis.operator != self._ledger.key.account:
+        if self.turns is not None:
+            self._run(self.turns.run())
+            await self._in_time(self.turns.ready, "the orderer could not be read to its end in time: does it run?")
+        elif self.replica.size == 0:
+            await self._begin(self._ledger, sequencer)
+        if self.replica.genesis.operator != self._ledger.key.account:
             raise Forbidden("the stored ledger is operated by another key than this node's")
+        if self.replica.genesis.origin != self._ledger.genesis.origin and self.turns is not None:
+            raise Conflict(f"the log in this orderer is {self.replica.genesis.origin}: give it as this node's origin")
 
     async def _catch_up(self, following: Following) -> None:
-        caught_up = asyncio.ensure_future(following.caught_up.wait())
+        await self._in_time(
+            following.caught_up,
+            "the market's ledger could not be read in time: is its node running, and is the address right?",
+        )
+
+    async def _in_time(self, ready: asyncio.Event, message: str) -> None:
+        """Raises Unavailable, or what broke this node while it waited."""
+        waiting = asyncio.ensure_future(ready.wait())
         timeout_s = self.world.config.catch_up_ms / 1_000
-        await asyncio.wait((caught_up, self._failed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        caught_up.cancel()
+        await asyncio.wait((waiting, self._failed), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
         if self._failed.done():
             await self._failed
-        if not following.caught_up.is_set():
-            raise Unavailable(
-                "the market's ledger could not be read in time: is its node running, and is the address right?",
-                retry_after_ms=1_000,
-            )
+        if not ready.is_set():
+            raise Unavailable(message, retry_after_ms=1_000)
 
     def _purse(self) -> Purse:
         world, state = self.world, self.replica.state
@@ -441,6 +497,8 @@ class Node:
         if task.cancelled() or self._failed.done():
             return
         error = task.exception() or RuntimeError("a part of the node ended")
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
         self._failed.set_exception(error)
 
     def run_beside(self, doing: Coroutine[None, None, None]) -> None:

@@ -2,6 +2,10 @@
 
 It admits only what follows from the state, so the log holds nothing that its contracts refuse. Whoever doubts it
 replays. If the disk fails it stops: a state that is ahead of its log must not answer.
+
+Where several processes order one log they share an ``Orderer``. One of them leads: it admits, and promises what the
+orderer has made durable. The others take what it ordered, and cover it just as it does, by the same key: a checkpoint
+is the same bytes whoever signs it.
 """
 
 import asyncio
@@ -14,7 +18,7 @@ from typing import Final
 from wwwmarket.config import LedgerConfig
 from wwwmarket.crypto import signing
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry
-from wwwmarket.domain.errors import Conflict, Exhausted, Refusal, Unavailable
+from wwwmarket.domain.errors import Conflict, Exhausted, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.records import Inclusion, Mark
 from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX
@@ -23,13 +27,17 @@ from wwwmarket.ledger.note import Signer
 from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Covering, Replica
 from wwwmarket.ports.clock import Clock
-from wwwmarket.ports.store import LedgerStore
+from wwwmarket.ports.store import ORDER_BYTES_MAX, ORDER_ENTRIES_MAX, LedgerStore, Orderer
 from wwwmarket.rules.state import Applied
 
 _log = logging.getLogger("wwwmarket.sequencer")
 
 TAIL_ENTRIES: Final = 4_096
 """Recent entries that followers are served from memory."""
+SUPERSEDED: Final = "superseded"
+"""Reason of the refusal with which a node ends whose state is ahead of what was ordered: started again, it is not."""
+_RETRY_MS: Final = 1_000
+_ORDER_AGAIN_MS: Final = 100
 
 
 @dataclass
@@ -53,7 +61,9 @@ class Sequencer:
         clock: Clock,
         config: LedgerConfig,
         on_applied: Callable[[Sequence[Applied]], None],
+        orderer: Orderer | None = None,
     ) -> None:
+        """``orderer`` None: the store's own order is the order, and this process leads alone."""
         self._key = key
         self._replica = replica
         self._ledger = ledger
@@ -68,12 +78,48 @@ class Sequencer:
         self._marked = self._covered_size()
         self._marked_at_ms = clock.monotonic_ms()
         self._broken: Refusal | None = None
+        self._orderer = orderer
+        self._away: Refusal | None = None if orderer is None else not_leading()
         self._asking: set[asyncio.Task[None]] = set()
 
     @property
     def committed(self) -> int:
         """Entries that are durable."""
         return self._committed
+
+    @property
+    def leads(self) -> bool:
+        return self._away is None and self._broken is None
+
+    def lead(self) -> None:
+        """Admit from now on: this copy is at the log's end, and this process was elected to go on there."""
+        assert not self._pending, "what was pending under another term is settled first"
+        self._away = None
+        self._marked_at_ms = self._clock.monotonic_ms()
+        if self._replica.size:
+            self.mark()
+
+    async def step_down(self, leader: str) -> None:
+        """Admit nothing more, and return once nothing is pending. ``leader`` is what to tell who asks."""
+        self._away = not_leading(leader)
+        async with self._moved:
+            await self._moved.wait_for(lambda: not self._pending)
+
+    async def follow(self) -> None:
+        """Take what another process ordered beyond this copy, to its end.
+
+        Raises:
+            NotFound: the orderer has trimmed it away (``trimmed``).
+            Unavailable: the orderer cannot be reached.
+            Refusal: what was ordered does not follow from what is here.
+        """
+        assert self._orderer is not None
+        assert not self._pending, "a leader follows nobody"
+        while leaves := await self._orderer.read(self._committed, self._committed + ORDER_ENTRIES_MAX):
+            entries = [signing.open_entry(leaf) for leaf in leaves]
+            applied = [self._replica.apply(entry) for entry in entries]
+            await self._store(applied[0].index, entries)
+            await self._publish(applied)
 
     def submit(self, entry: VerifiedEntry) -> Included:
         """Admit an entry now, in the order of calls; the future is the promise once it is durable."""
@@ -90,12 +136,12 @@ class Sequencer:
     def _refresh_time(self) -> None:
         """Contracts measure an entry's times against the ledger's: after an idle spell the ledger's comes first."""
         state = self._replica.state
-        if state.size and self._broken is None and self._clock.now_ms() - state.now_ms > self._config.stale_time_ms:
+        if state.size and self.leads and self._clock.now_ms() - state.now_ms > self._config.stale_time_ms:
             self.mark()
 
     def _admit(self, entry: VerifiedEntry, future: Included) -> None:
-        if self._broken is not None:
-            raise self._broken
+        if (refusal := self._broken or self._away) is not None:
+            raise refusal
         if len(self._pending) >= self._config.pending_entries_max:
             raise Exhausted("the ledger is behind with its writing", retry_after_ms=1_000)
         applied = self._replica.apply(entry)
@@ -140,32 +186,91 @@ class Sequencer:
                 await self._commit()
 
     async def _commit(self) -> None:
-        count = min(len(self._pending), self._config.batch_entries_max)
-        batch = [self._pending[place] for place in range(count)]
+        batch = self._next_batch()
+        entries = [one.entry for one in batch]
         try:
-            await self._ledger.append(
-                batch[0].index, [one.entry.leaf for one in batch], [one.entry.id for one in batch]
-            )
+            if self._orderer is not None:
+                await self._order(self._orderer, entries)
+                self._resolve(batch)
+            await self._store(batch[0].index, entries)
         except Exception as error:
             self._stop(error)
             raise
-        for one in batch:
+        for _ in batch:
             self._pending.popleft()
-            self._tail.append(one.entry.leaf)
+        self._resolve(batch)
+        await self._publish([one.applied for one in batch])
+
+    def _next_batch(self) -> list[_Pending]:
+        """As much of what is pending as one append takes."""
+        batch: list[_Pending] = []
+        room = ORDER_BYTES_MAX
+        for one in self._pending:
+            room -= len(one.entry.leaf)
+            if batch and (room < 0 or len(batch) == min(self._config.batch_entries_max, ORDER_ENTRIES_MAX)):
+                break
+            batch.append(one)
+        return batch
+
+    async def _order(self, orderer: Orderer, entries: Sequence[VerifiedEntry]) -> None:
+        """An append that is not answered may have been made, so it is looked for before it is made again.
+
+        Raises:
+            Unavailable: this process leads no more, and they are not in the log as far as it knows.
+        """
+        first_index, leaves = self._committed, [entry.leaf for entry in entries]
+        while True:
+            try:
+                await orderer.append(first_index, leaves)
+            except (Conflict, Unavailable) as refusal:
+                _log.warning("the orderer did not take %d entries: %s", len(leaves), refusal.message)
+                if await self._is_ordered(orderer, first_index, leaves):
+                    return
+                if isinstance(refusal, Conflict) or not self.leads:
+                    raise Unavailable(
+                        "this sequencer lost its lead with entries pending, and begins anew from what was ordered",
+                        retry_after_ms=_RETRY_MS,
+                        reason=SUPERSEDED,
+                    ) from refusal
+                await self._clock.sleep_until_ms(self._clock.monotonic_ms() + _ORDER_AGAIN_MS)
+            else:
+                return
+
+    async def _is_ordered(self, orderer: Orderer, first_index: int, leaves: list[bytes]) -> bool:
+        try:
+            found = await orderer.read(first_index, first_index + len(leaves))
+        except (NotFound, Unavailable):
+            return False
+        return found == leaves
+
+    def _resolve(self, batch: Sequence[_Pending]) -> None:
+        """Promise what is durable, once."""
+        for one in batch:
             if not one.future.done():
                 one.future.set_result(self._promise(one.entry.id, one.index))
-        self._committed = batch[-1].index + 1
-        self._on_applied([one.applied for one in batch])
-        for one in batch:
+
+    async def _store(self, first_index: int, entries: Sequence[VerifiedEntry]) -> None:
+        leaves = [entry.leaf for entry in entries]
+        await self._ledger.append(first_index, leaves, [entry.id for entry in entries])
+        self._tail.extend(leaves)
+        self._committed = first_index + len(leaves)
+
+    async def _publish(self, applied: Sequence[Applied]) -> None:
+        """To whoever waits for what is durable, with the checkpoints that are due for it."""
+        self._on_applied(applied)
+        for one in applied:
             covering = self._replica.covering(one.index + 1)
-            if isinstance(one.applied.checked.body, Mark) and covering is not None:
+            if isinstance(one.checked.body, Mark) and covering is not None:
                 await self._cover(covering)
         async with self._moved:
             self._moved.notify_all()
 
     def _stop(self, error: Exception) -> None:
-        _log.critical("the ledger cannot be written, this node stops ordering: %s", error)
-        self._broken = Unavailable("this ledger's disk failed; it orders nothing more", retry_after_ms=60_000)
+        if isinstance(error, Refusal) and error.reason == SUPERSEDED:
+            self._broken = error
+        else:
+            _log.critical("the ledger cannot be written, this node stops ordering: %s", error)
+            self._broken = Unavailable("this ledger's disk failed; it orders nothing more", retry_after_ms=60_000)
         for one in self._pending:
             if not one.future.done():
                 one.future.set_exception(self._broken)
@@ -189,7 +294,7 @@ class Sequencer:
     def _is_mark_due(self) -> bool:
         """With new entries; and while awards are open, so that ledger time reaches their expiry without traffic."""
         state = self._replica.state
-        if self._broken is not None or len(self._pending) >= self._config.pending_entries_max:
+        if not self.leads or len(self._pending) >= self._config.pending_entries_max:
             return False
         if state.size > self._marked:
             return True
@@ -221,6 +326,16 @@ class Sequencer:
             return self._replica.checkpoint.checkpoint.size
         except Unavailable:
             return 0
+
+
+def not_leading(leader: str = "") -> Unavailable:
+    """``leader`` names the process that leads, as far as it is known."""
+    who = f"; {leader} does" if leader else ""
+    return Unavailable(
+        f"this sequencer does not lead{who}: try another of this ledger's sequencers, or this one again",
+        retry_after_ms=_RETRY_MS,
+        reason="not_leading",
+    )
 
 
 def _copy(done: Included, future: Included) -> None:

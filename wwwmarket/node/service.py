@@ -162,6 +162,8 @@ class NodeStatus(Value):
     draining: bool
     started_ms: Millis
     version: str
+    sequencers: tuple[NodeAddress, ...] = ()
+    """Where the ledger's sequencers are, the leader first, where there are several."""
 
 
 class Counters(Value):

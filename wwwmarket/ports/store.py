@@ -61,6 +61,10 @@ class LedgerStore(Protocol):
 
     async def size(self) -> int: ...
 
+    async def promised(self) -> int:
+        """The size up to which appends have returned, by a witness apart from the log: more than ``size`` is a loss."""
+        ...
+
     async def append(self, first_index: int, leaves: Sequence[bytes], ids: Sequence[EntryId]) -> None:
         """Add leaves at ``first_index``.. ; durable on return.
 

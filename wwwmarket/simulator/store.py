@@ -41,6 +41,9 @@ class MemoryLedger:
     async def size(self) -> int:
         return len(self._leaves)
 
+    async def promised(self) -> int:
+        return len(self._leaves)
+
     async def append(self, first_index: int, leaves: Sequence[bytes], ids: Sequence[EntryId]) -> None:
         assert len(leaves) == len(ids), "every leaf has a name"
         if leaves and first_index != len(self._leaves):

@@ -141,7 +141,8 @@ class MortalRecords:
 class MortalLedger:
     def __init__(self, life: Life, ledger: MemoryLedger) -> None:
         self._life, self._ledger = life, ledger
-        self.size, self.read, self.index_of = ledger.size, ledger.read, ledger.index_of
+        self.size, self.promised = ledger.size, ledger.promised
+        self.read, self.index_of = ledger.read, ledger.index_of
         self.checkpoint, self.tile = ledger.checkpoint, ledger.tile
 
     async def append(self, first_index: int, leaves: Sequence[bytes], ids: Sequence[EntryId]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DatabaseError
 from wwwmarket.adapters.storage import engine as engines
 from wwwmarket.adapters.storage import faults, schema
 from wwwmarket.adapters.storage.lock import FileLock, SessionLock
+from wwwmarket.adapters.storage.witness import Witness
 from wwwmarket.adapters.storage.writer import QUEUE_MAX, Writer
 from wwwmarket.domain.errors import Refusal
 
@@ -27,9 +28,11 @@ class _Lock(Protocol):
 
 
 class Database:
-    def __init__(self, engine: Engine, name: str, lock: _Lock | None, queue_max: int) -> None:
+    def __init__(self, engine: Engine, name: str, lock: _Lock | None, witness: Witness | None, queue_max: int) -> None:
         self._engine, self._name, self._lock = engine, name, lock
         self.shared: Final = lock is None
+        self.witness: Final = witness
+        """Of a file only: a server's database is not lost by halves."""
         self.insert: Final = _INSERTS[engine.dialect.name]
         self.writer: Final = Writer(engine, name, queue_max=queue_max)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="wwwmarket-reader")
@@ -59,7 +62,7 @@ class Database:
             with _refusing(name), engine.connect().execution_options(writes=True) as connection, connection.begin():
                 engines.serialise(connection)
                 schema.upgrade(connection, name)
-            return cls(engine, name, lock, queue_max)
+            return cls(engine, name, lock, None if path is None else Witness.open(path), queue_max)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -87,6 +90,8 @@ class Database:
         """Commit what waits. Blocks."""
         self.writer.close()
         self._readers.shutdown()
+        if self.witness is not None:
+            self.witness.close()
         if self._lock is not None:
             self._lock.release()
         self._engine.dispose()

@@ -66,6 +66,10 @@ class SqlLedger:
     async def size(self) -> int:
         return await self._database.read(_size)
 
+    async def promised(self) -> int:
+        witness = self._database.witness
+        return await self.size() if witness is None else witness.size
+
     async def append(self, first_index: int, leaves: Sequence[bytes], ids: Sequence[EntryId]) -> None:
         """Raises Conflict also when one of ``ids`` is in the log already."""
         rows = [
@@ -79,8 +83,11 @@ class SqlLedger:
                 raise Conflict(f"the log ends at {size}, not at {first_index}: read on and append again")
             connection.execute(self._insert, rows)
 
-        if rows:
-            await self._database.writer.submit(work)
+        if not rows:
+            return
+        await self._database.writer.submit(work)
+        if self._database.witness is not None:
+            self._database.witness.saw(first_index + len(rows))
 
     async def read(self, start: int, end: int) -> list[bytes]:
         query = select(entries.c.leaf).where(entries.c.index >= start, entries.c.index < end).order_by(entries.c.index)
@@ -94,6 +101,8 @@ class SqlLedger:
         """Raises Conflict: a checkpoint of a larger log is kept already. A log never shrinks."""
 
         def work(connection: Connection) -> None:
+            if self._database.witness is not None:
+                self._database.witness.sync()
             latest = connection.scalar(select(func.max(checkpoints.c.size)))
             if latest is not None and latest > size:
                 raise Conflict(f"a checkpoint of {latest} entries is kept already: {size} would be a step back")
