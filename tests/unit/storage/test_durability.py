@@ -147,7 +147,9 @@ async def test_damage_found_while_reading_is_told_in_the_same_way(url: str, path
     await store.close()
 
 
-@pytest.mark.parametrize("wrong", ["", "node.db", "sqlite://", "sqlite:///:memory:", "postgresql://host", "mysql://host/db"])
+@pytest.mark.parametrize(
+    "wrong", ["", "node.db", "sqlite://", "sqlite:///:memory:", "postgresql://host", "mysql://host/db"]
+)
 def test_an_address_of_no_database_file_is_malformed(wrong: str) -> None:
     """The message says which form is right."""
     with pytest.raises(Malformed, match="sqlite:///path"):

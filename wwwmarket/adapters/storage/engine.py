@@ -120,7 +120,15 @@ def check(engine: Engine, path: Path) -> None:
     try:
         with engine.connect() as connection:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
     except DatabaseError as error:
         raise faults.refusal(error, str(path)) from error
     if found != "ok":
         raise faults.unsound(str(path), found)
+    if path.stat().st_size % page_bytes and not _has_content(path.with_name(path.name + "-wal")):
+        # SQLite reads zeros there. With a write-ahead log it is a page that was being written, and is written again.
+        raise faults.unsound(str(path), "its last page is cut off")
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
