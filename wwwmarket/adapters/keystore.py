@@ -81,13 +81,15 @@ class KeyStore:
         _replace(self._backup_path(name), canonical.encode(_Backup(account=account, form=form)))
 
     def has_backup(self, name: str, account: AccountId) -> bool:
-        """Whether a backup of ``account``, kept as ``name``, was made. What cannot be read is no backup."""
-        path = self._backup_path(name)
+        """Whether a backup of ``account``, kept as ``name``, was made."""
+        return self.backup_of(name) == account
+
+    def backup_of(self, name: str) -> AccountId | None:
+        """Of which account, kept as ``name``, a backup was made. What cannot be read is no backup."""
         try:
-            backup = canonical.decode(path.read_bytes(), _Backup)
+            return canonical.decode(self._backup_path(name).read_bytes(), _Backup).account
         except (FileNotFoundError, Malformed):
-            return False
-        return backup.account == account
+            return None
 
     def _backup_path(self, name: str) -> Path:
         return self.path(name).with_suffix(".backup.json")

@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS: Final[dict[str, Command]] = {
     "demo": Command("wwwmarket.cli.demo:demo", "Run a whole market on this machine, and audit it."),
     "node": Command("wwwmarket.cli.node:app", "Run a node that founds a market or joins one; manage its API keys."),
+    "mirror": Command("wwwmarket.cli.mirror:app", "Replay, store and cosign a market's ledger; sign its decrees."),
     "provider": Command("wwwmarket.cli.provider:app", "Sell an engine's idle capacity; see how it goes; leave."),
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
     "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
@@ -40,6 +41,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "experiment": Command(
         "wwwmarket.cli.experiment:experiment", "Measure the market against its rivals; tables and plots."
     ),
+    "doctor": Command("wwwmarket.cli.doctor:doctor", "Look for what could keep a provider from earning."),
     "keys": Command("wwwmarket.cli.keys:app", "Make, show, back up and restore the keys that you sign with."),
 }
 """In the order in which ``--help`` shows them."""
