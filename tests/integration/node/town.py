@@ -28,6 +28,7 @@ from wwwmarket.node.answers import Answers
 from wwwmarket.node.node import Founding, Joining, Node, World
 from wwwmarket.node.service import Delivered, DeliveryEvent, Preferences, Purchase
 from wwwmarket.ports.engine import ResponsePiece, ServedModel
+from wwwmarket.ports.store import Orderer
 from wwwmarket.ports.transport import RequestHandler, Stream, StreamHandler
 from wwwmarket.rules.registry import Registry
 from wwwmarket.simulator.engine import HELLO, Play, PlayingEngine
@@ -214,6 +215,7 @@ class House:
             entropy=SeededEntropy(town.next_seed()),
             registry=REGISTRY,
             config=self.config,
+            orderer=town.orderer_of(self.name),
         )
         self.node = Node(world, town.part(self.name))
         await self.node.start()
@@ -319,6 +321,10 @@ class Town:
         if name == "operator":
             return Founding(self.log_key, self.genesis)
         return Joining(self.address, VerifierKey(name=self.genesis.origin, account=self.log_key.account))
+
+    def orderer_of(self, _name: str) -> Orderer | None:
+        """Nobody shares the order of this log."""
+        return None
 
     def playing(self, play: Play = HELLO) -> PlayingEngine:
         return PlayingEngine(self.clock, MODEL, lambda _request: play)

@@ -1,6 +1,5 @@
 """Every orderer there is, behind one way to open it twice, cut it off and bring it back."""
 
-from collections.abc import Iterator
 from itertools import count
 from typing import Final, Protocol
 
@@ -76,18 +75,6 @@ class OneFile:
 
     def open(self, name: str) -> Orderer:
         return open_orderer(self._address, origin="test.market", name=name)
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[servers.Postgres]:
-    with servers.postgres() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def etcd_server() -> Iterator[servers.Etcd]:
-    with servers.etcd(1) as cluster:
-        yield cluster
 
 
 def _postgresql(request) -> Served:

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.ports.orderers import servers
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.domain.errors import Conflict
 from wwwmarket.domain.identity import EntryId
@@ -17,15 +17,18 @@ from wwwmarket.simulator.store import MemoryStore
 
 Store: TypeAlias = SqlStore | MemoryStore
 
-MAKERS: Final[dict[str, Callable[[Path], Store]]] = {
-    "sql": lambda folder: SqlStore.open(f"sqlite:///{folder}/node.db"),
-    "twin": lambda _folder: MemoryStore(),
+MAKERS: Final[dict[str, Callable[[pytest.FixtureRequest], Store]]] = {
+    "sqlite": lambda request: SqlStore.open(f"sqlite:///{request.getfixturevalue('tmp_path')}/node.db"),
+    "postgresql": lambda request: SqlStore.open(request.getfixturevalue("postgres_server").database()),
+    "twin": lambda _request: MemoryStore(),
 }
 
 
-@pytest.fixture(params=sorted(MAKERS))
-async def store(request, tmp_path):
-    made = MAKERS[request.param](tmp_path)
+@pytest.fixture(
+    params=["sqlite", "twin", pytest.param("postgresql", marks=pytest.mark.foreign(servers.POSTGRES))],
+)
+async def store(request):
+    made = MAKERS[request.param](request)
     yield made
     await made.close()
 
@@ -149,6 +152,15 @@ async def test_an_entry_is_in_the_log_once(ledger: LedgerStore) -> None:
         await ledger.append(1, [b"b", b"b"], [name(2), name(2)])
     assert await ledger.size() == 1
     assert await ledger.index_of(name(2)) is None
+
+
+async def test_what_was_promised_is_what_was_appended(ledger: LedgerStore) -> None:
+    """The witness goes with the log."""
+    assert await ledger.promised() == 0
+    await ledger.append(0, [b"a", b"b"], [name(1), name(2)])
+    with pytest.raises(Conflict):
+        await ledger.append(7, [b"c"], [name(3)])
+    assert await ledger.promised() == await ledger.size() == 2
 
 
 async def test_of_those_who_race_for_an_index_one_wins(ledger: LedgerStore) -> None:
