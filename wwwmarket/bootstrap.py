@@ -70,6 +70,8 @@ class NodeSettings:
     market: str | None = None
     orderer: str | None = None
     operator_key: Path | None = None
+    seed_orderer: bool = False
+    """The orderer is empty or half full, and gets the log as this node has it."""
     store: str | None = None
     """Address of the node's own database; None: a file of SQLite in ``data``."""
     origin: str = "local.market"
@@ -197,7 +199,7 @@ async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
         grants=(Grant(account=world.key.account, amount_micro=settings.credits_micro),),
         at_ms=world.clock.now_ms(),
     )
-    return Founding(operator, genesis)
+    return Founding(operator, genesis, seed_orderer=settings.seed_orderer)
 
 
 async def find_market(addresses: str) -> Joining:

@@ -1,5 +1,6 @@
 """``wwwmarket node``: run a node that founds a market or joins one, and manage its gateway's API keys."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from wwwmarket.cli.options import (
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, run_until_told
 from wwwmarket.config import PRESETS
-from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.node.sequencer import SUPERSEDED
 
@@ -78,6 +79,9 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     operator_key: Annotated[
         Path | None, option("--operator-key", "Key file that the log's sequencers share.", metavar="FILE")
     ] = None,
+    seed_orderer: Annotated[
+        bool, option("--seed-orderer", "Give an empty orderer the log that this node has ordered alone.")
+    ] = False,
     store: Annotated[
         str | None, option("--store", "The node's database: sqlite:/// or postgresql+psycopg://.", metavar="URL")
     ] = None,
@@ -100,6 +104,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         market=market,
         orderer=orderer,
         operator_key=operator_key,
+        seed_orderer=seed_orderer,
         store=store,
         origin=origin,
         credits_micro=credit,
@@ -119,10 +124,11 @@ async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: b
             try:
                 await _serve_once(settings, interrupts, announce, json=None if begun_anew else json)
             except Refusal as refusal:
-                if refusal.reason != SUPERSEDED:
+                if refusal.reason != SUPERSEDED and not (begun_anew and isinstance(refusal, Unavailable)):
                     raise
                 say(f"Starting anew: {refusal.message}")
                 begun_anew = True
+                await asyncio.sleep(1)
             else:
                 return
 

@@ -72,6 +72,8 @@ class Founding:
 
     key: KeyPair
     genesis: Genesis
+    seed_orderer: bool = False
+    """Whether the shared orderer is to be given the log as this node has it."""
 
 
 @dataclass(frozen=True)
@@ -264,12 +266,20 @@ class Node:
             raise Conflict(
                 f"the stored ledger ends at {self.replica.size} entries, and {promised} were promised: its end was "
                 "lost. Restore the database from a copy that has them. A node that does not order can remove it "
-                "instead, and follow the log anew; an operator that accepts the loss removes the file that ends in .promised",
+                "instead, and follow the log anew; an operator that accepts the loss removes the file "
+                "that ends in .promised",
                 reason="lost_tail",
             )
 
     async def _fill(self, orderer: Orderer, covered: VerifiedCheckpoint | None) -> None:
         """What this copy lacks, or lost, from the orderer; and what that keeps no more, from another sequencer."""
+        size, seeds = await orderer.size(), isinstance(self._ledger, Founding) and self._ledger.seed_orderer
+        if size < self.replica.size and not seeds:
+            raise Conflict(
+                f"the orderer has {size} entries, and this node {self.replica.size}: restore what the orderer lost. If "
+                "it is a new one, give it the log of the sequencer that has most of it, with --seed-orderer",
+                reason="lost_tail",
+            )
         try:
             await repair(self.replica, self.world.ledger, orderer, covered)
         except NotFound:
@@ -311,7 +321,14 @@ class Node:
         if world.orderer is None:
             return sequencer, None, sequencer
         address = world.transport.address()
-        self.turns = Turns(sequencer, world.orderer, world.clock, address, lambda: self._begin(part, sequencer))
+        self.turns = Turns(
+            sequencer,
+            world.orderer,
+            world.clock,
+            address,
+            begin=lambda: self._begin(part, sequencer),
+            seed=world.ledger if part.seed_orderer else None,
+        )
         return sequencer, None, TurnsSubmission(sequencer, self.turns, world.transport, world.clock, world.config)
 
     def _begin(self, part: Founding, sequencer: Sequencer) -> Included:

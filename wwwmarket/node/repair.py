@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from wwwmarket.crypto import signing
+from wwwmarket.domain.errors import Conflict
 from wwwmarket.ledger.checkpoint import VerifiedCheckpoint
 from wwwmarket.node.replica import Replica
-from wwwmarket.ports.store import ORDER_ENTRIES_MAX, LedgerStore
+from wwwmarket.ports.store import ORDER_ENTRIES_MAX, LedgerStore, Orderer, fitting
 
 
 class EntrySource(Protocol):
@@ -48,3 +49,19 @@ async def repair(
             take(replica, leaf, covered)
         await ledger.append(first_index, leaves, names)
     return replica.size - begun
+
+
+async def seed(ledger: LedgerStore, orderer: Orderer) -> None:
+    """Order in an orderer, empty or holding the log's beginning, what this copy of the log has beyond it.
+
+    Raises:
+        Conflict: what it holds is not the beginning of this log; or another process leads.
+        NotFound, Unavailable: it cannot be read.
+    """
+    size = await orderer.size()
+    if size and await orderer.read(size - 1, size) != await ledger.read(size - 1, size):
+        raise Conflict("the orderer holds another log than this node", reason="other_tree")
+    while leaves := await ledger.read(size, size + ORDER_ENTRIES_MAX):
+        count = fitting(leaves)
+        await orderer.append(size, leaves[:count])
+        size += count

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from wwwmarket.config import LedgerConfig
@@ -27,7 +28,7 @@ from wwwmarket.ledger.note import Signer
 from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Covering, Replica
 from wwwmarket.ports.clock import Clock
-from wwwmarket.ports.store import ORDER_BYTES_MAX, ORDER_ENTRIES_MAX, LedgerStore, Orderer
+from wwwmarket.ports.store import ORDER_ENTRIES_MAX, LedgerStore, Orderer, fitting
 from wwwmarket.rules.state import Applied
 
 _log = logging.getLogger("wwwmarket.sequencer")
@@ -203,14 +204,8 @@ class Sequencer:
 
     def _next_batch(self) -> list[_Pending]:
         """As much of what is pending as one append takes."""
-        batch: list[_Pending] = []
-        room = ORDER_BYTES_MAX
-        for one in self._pending:
-            room -= len(one.entry.leaf)
-            if batch and (room < 0 or len(batch) == min(self._config.batch_entries_max, ORDER_ENTRIES_MAX)):
-                break
-            batch.append(one)
-        return batch
+        first = list(islice(self._pending, min(self._config.batch_entries_max, ORDER_ENTRIES_MAX)))
+        return first[: fitting([one.entry.leaf for one in first])]
 
     async def _order(self, orderer: Orderer, entries: Sequence[VerifiedEntry]) -> None:
         """An append that is not answered may have been made, so it is looked for before it is made again.

@@ -15,9 +15,10 @@ from wwwmarket.crypto.signing import Verified, VerifiedEntry
 from wwwmarket.domain.errors import Conflict, Malformed, Unavailable
 from wwwmarket.domain.records import Inclusion, NodeAddress
 from wwwmarket.node.following import RemoteSubmission
+from wwwmarket.node.repair import seed
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.ports.clock import Clock
-from wwwmarket.ports.store import Orderer, Sequencing
+from wwwmarket.ports.store import LedgerStore, Orderer, Sequencing
 from wwwmarket.ports.transport import Transport
 
 _log = logging.getLogger("wwwmarket.sequencer")
@@ -47,17 +48,22 @@ class TurnsSubmission(RemoteSubmission):
 
 
 class Turns:
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what takes part
         self,
         sequencer: Sequencer,
         orderer: Orderer,
         clock: Clock,
         address: NodeAddress,
+        *,
         begin: Callable[[], object],
+        seed: LedgerStore | None = None,
     ) -> None:
-        """``begin`` submits the genesis; it is called where this process is the first to lead an empty log."""
+        """``begin`` submits the genesis; it is called where this process is the first to lead an empty log.
+
+        ``seed`` is a copy of the log that the orderer is given before this process leads.
+        """
         self._sequencer, self._orderer, self._clock, self._address = sequencer, orderer, clock, address
-        self._begin = begin
+        self._begin, self._seed = begin, seed
         self._known: Sequence[Sequencing] = ()
         self.ready: Final = asyncio.Event()
         """Set once this copy has come to the log's end and the log has begun."""
@@ -87,7 +93,7 @@ class Turns:
     async def _alternate(self) -> None:
         while True:
             await self._follow_until_elected()
-            if await self._caught_up():
+            if await self._caught_up(elected=True):
                 _log.info("this sequencer leads from entry %d on", self._sequencer.committed)
                 self._sequencer.lead()
                 if self._sequencer.committed == 0:
@@ -101,7 +107,7 @@ class Turns:
         elected = asyncio.ensure_future(self._elected())
         try:
             while not elected.done():
-                if await self._caught_up() and self._sequencer.committed:
+                if await self._caught_up() and self._sequencer.committed and self._seed is None:
                     self.ready.set()
                 await asyncio.wait((elected,), timeout=FOLLOW_MS / 1_000)
             await elected
@@ -118,9 +124,11 @@ class Turns:
             else:
                 return
 
-    async def _caught_up(self) -> bool:
-        """Whether this copy is at the end of what was ordered. Raises NotFound."""
+    async def _caught_up(self, *, elected: bool = False) -> bool:
+        """Whether this copy is at the end of what was ordered. Raises NotFound; Conflict where it was to be seeded."""
         try:
+            if elected and self._seed is not None:
+                await seed(self._seed, self._orderer)
             await self._sequencer.follow()
         except Unavailable as refusal:
             _log.warning("the orderer cannot be read: %s", refusal.message)

@@ -19,12 +19,23 @@ __all__ = [
     "Sequencing",
     "Tile",
     "check_order",
+    "fitting",
 ]
 
 ORDER_ENTRIES_MAX: Final = 256
 """Entries of one append: a bundle."""
 ORDER_BYTES_MAX: Final = 1_048_576
 """Leaves of one append, together: etcd refuses a request of more than 1.5 MiB unless it is told otherwise."""
+
+
+def fitting(leaves: Sequence[bytes]) -> int:
+    """How many of the first of these one append takes: at least one."""
+    room = ORDER_BYTES_MAX
+    for count, leaf in enumerate(leaves[:ORDER_ENTRIES_MAX]):
+        room -= len(leaf)
+        if room < 0:
+            return max(1, count)
+    return min(len(leaves), ORDER_ENTRIES_MAX)
 
 
 def check_order(leaves: Sequence[bytes]) -> None:

@@ -25,16 +25,19 @@ class Sequencers(Town):
         super().__init__(LOCAL)
         self.ordering = MemoryOrdering()
         self.orderers: dict[str, MemoryOrderer] = {}
+        self.alone = False
+        """Whether the operator orders in its own store for now."""
+        self.seeds = False
 
     def orderer_of(self, name: str) -> MemoryOrderer | None:
-        if name not in {"operator", "second"}:
+        if self.alone or name not in {"operator", "second"}:
             return None
         self.orderers[name] = self.ordering.orderer(key(name).account)
         return self.orderers[name]
 
     def part(self, name: str) -> Founding | Joining:
         if name in {"operator", "second"}:
-            return Founding(self.log_key, self.genesis)
+            return Founding(self.log_key, self.genesis, seed_orderer=self.seeds and name == "operator")
         houses = (self.houses["operator"], self.houses["second"])
         addresses = [house.transport.address() for house in houses]
         return Joining(addresses[0], VerifierKey(self.genesis.origin, self.log_key.account), tuple(addresses[1:]))
@@ -279,6 +282,52 @@ def test_an_operator_alone_does_not_start_on_a_log_that_lost_its_end():
         assert caught.value.reason == "lost_tail"
 
     simulate(story)
+
+
+def test_an_orderer_that_lost_entries_is_not_believed():
+    """A sequencer that has more than its orderer does not start: other entries would stand where promised ones stood."""
+
+    async def story(town: Sequencers) -> None:
+        first = await town.house("operator", None)
+        await town.leads(first)
+        await town.pay(first, 4)
+        await town.die(first)
+        for lost in (1, len(town.ordering.leaves)):
+            del town.ordering.leaves[-lost:]
+            with pytest.raises(Conflict, match="restore what the orderer lost") as caught:
+                await first.open()
+            assert caught.value.reason == "lost_tail"
+            await first.kill()
+
+    play(story)
+
+
+def test_a_log_that_one_process_ordered_alone_moves_to_a_shared_orderer():
+    """Told to, its sequencer seeds the empty orderer and goes on; a second one joins; another log is not mixed in."""
+
+    async def story(town: Sequencers) -> None:
+        town.alone = True
+        first = await town.house("operator", None)
+        author = first.node.author
+        for _ in range(300):
+            await author.settle(first.key.account, Transfer(to=key("x").account, amount_micro=1))
+        await first.kill()
+        town.alone, town.seeds = False, True
+        await first.open()
+        await town.leads(first)
+        second = await town.house("second", None)
+        await town.pay(first, 2)
+        await town.same(first, second)
+        await town.die(first)
+        await town.leads(second)
+        town.ordering.leaves = [b"another log", *town.ordering.leaves[: first.node.replica.size - 2]]
+        await second.kill()
+        await town.ordering.depose()
+        with pytest.raises(Conflict) as caught:
+            await first.open()
+        assert caught.value.reason == "other_tree"
+
+    play(story)
 
 
 def test_the_orderer_forgets_only_what_every_sequencer_keeps(monkeypatch):

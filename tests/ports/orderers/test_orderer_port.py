@@ -5,10 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wwwmarket.adapters.orderers import open_orderer
 from wwwmarket.domain.errors import Conflict, Malformed, NotFound, TooLarge, Unavailable
-from wwwmarket.ports.store import ORDER_BYTES_MAX, ORDER_ENTRIES_MAX
+from wwwmarket.ports.store import ORDER_BYTES_MAX, ORDER_ENTRIES_MAX, check_order, fitting
 
 PATIENCE_S: Final = 20
 
@@ -101,6 +103,19 @@ async def test_an_oversized_append_is_refused(orderers) -> None:
         await orderer.append(0, largest)
         await orderer.append(len(largest), [b"1"] * ORDER_ENTRIES_MAX)
         assert await everything(orderer) == largest + [b"1"] * ORDER_ENTRIES_MAX
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 65_535), min_size=1, max_size=300))
+def test_a_batch_that_fits_is_the_longest_that_is_taken(lengths: list[int]) -> None:
+    """Of any pending leaves: one at least, and one more would be refused."""
+    pending = [bytes(length) for length in lengths]
+    count = fitting(pending)
+    check_order(pending[:count])
+    assert count >= 1
+    if count < len(pending):
+        with pytest.raises(TooLarge):
+            check_order(pending[: count + 1])
 
 
 async def test_who_was_never_elected_appends_nothing(orderers) -> None:
