@@ -182,9 +182,18 @@ async def _orderer(settings: NodeSettings, key: KeyPair) -> Orderer | None:
 
 
 def _operator_key(settings: NodeSettings, key: KeyPair) -> KeyPair:
-    """Raises NotFound, Forbidden, Unauthorised, Malformed: as ``KeyStore.load``."""
-    file = settings.operator_key
-    return child(key, _OPERATOR) if file is None else KeyStore(file.parent).load(file.stem, settings.passphrase)
+    """The derived one, or the one in a file. A log that moves to an orderer takes the derived one along in its file.
+
+    Raises:
+        NotFound, Forbidden, Unauthorised, Malformed: as ``KeyStore.load``.
+    """
+    derived, file = child(key, _OPERATOR), settings.operator_key
+    if file is None:
+        return derived
+    keys = KeyStore(file.parent)
+    if settings.seed_orderer and not keys.path(file.stem).exists():
+        keys.create(file.stem, derived, settings.passphrase)
+    return keys.load(file.stem, settings.passphrase)
 
 
 async def _part(settings: NodeSettings, world: World) -> Founding | Joining:

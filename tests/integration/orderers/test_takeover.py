@@ -134,6 +134,21 @@ def test_a_log_goes_on_when_its_leader_and_a_member_of_its_etcd_are_killed(tmp_p
         assert max(waits_s) < PATIENCE_S / 2, f"a takeover took {waits_s} s"
 
 
+def test_a_market_of_one_moves_to_an_orderer_and_gets_a_second_sequencer(tmp_path: Path, etcd) -> None:
+    """The key that it derived becomes the file that both share, and the second one has the whole log."""
+    with ExitStack() as stack:
+        alone = stack.enter_context(Child("a", ["node", "run", "--port", "0"], tmp_path / "a"))
+        before = httpx.get(alone.ready().gateway + "/v1/status", trust_env=False).json()
+        alone.end()
+        alone.wait()
+        shared = ("--orderer", etcd.address, "--operator-key", str(tmp_path / "shared" / "operator.pem"))
+        for name, more in (("a", ["--seed-orderer"]), ("b", [])):
+            child = stack.enter_context(Child(name, ["node", "run", "--port", "0", *shared, *more], tmp_path / name))
+            status = httpx.get(child.ready().gateway + "/v1/status", trust_env=False).json()
+            assert status["operator"] == before["operator"]
+            assert status["ledger_size"] >= before["ledger_size"]
+
+
 def entries_of(copy: Path) -> list[bytes]:
     """The entries of an exported log, from its bundles."""
     entries: list[bytes] = []
