@@ -52,6 +52,12 @@ class Conflict(Refusal):
     code = "conflict"
 
 
+class Reused(Conflict):
+    """A name that stands for one request was given to another."""
+
+    code = "reused"
+
+
 class Stale(Refusal):
     """It came after its expiry, or before its time."""
 

@@ -21,6 +21,14 @@ class GatewayConfig:
     """How long one write waits for a client that has stopped reading, before its request is cancelled."""
     response_bytes_max: int = 64 * 1024 * 1024
     """Of an answer held whole; a streamed one is never held."""
+    repeat_kept_s: float = 600.0
+    """How long a delivered answer stands for its Idempotency-Key: longer than any client's own repeats go on."""
+    repeat_bytes_max: int = 4 * 1024 * 1024
+    """Of one answer that is kept for repeats: some 16,000 streamed tokens. Of a longer one only the sale is kept."""
+    repeats_bytes_max: int = 64 * 1024 * 1024
+    """Of all answers that are kept; beyond it the oldest are forgotten before their time."""
+    repeats_max: int = 65_536
+    """Names that are kept, at some 300 bytes each; beyond it the oldest are forgotten before their time."""
     output_tokens_default: int = 512
     """What each choice is bounded by when several are asked for without a maximum; the node's own default for one."""
     shutdown_timeout_s: int = 5

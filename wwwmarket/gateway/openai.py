@@ -13,6 +13,7 @@ from wwwmarket.gateway.amounts import price_per_token
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.generation import read_generation
 from wwwmarket.gateway.preferences import read_preferences
+from wwwmarket.gateway.repeats import Repeats, fingerprint_of, name_of
 from wwwmarket.gateway.request import api_key, read_body
 from wwwmarket.gateway.response import answer_of, json_response
 from wwwmarket.gateway.schemas import Schemas
@@ -23,7 +24,8 @@ _SUMMARY: Final = (
     "OpenAI's request and answer; every field reaches the engine. The body's `provider` object (OpenRouter's) and the "
     "headers `x-slo-ttft-ms`, `x-slo-tpot-ms`, `x-wwwmarket-max-price` (credits) and `x-wwwmarket-time-value` (credits "
     "per second) say what the auction is for. `usage.cost` (credits) and `wwwmarket` come back; in a stream, with "
-    "`stream_options.include_usage`."
+    "`stream_options.include_usage`. The same request with the same `Idempotency-Key` is bought once: for ten minutes "
+    "its answer comes again, and it is finished also when its client is gone."
 )
 _CHAT_EXAMPLE: Final = {"model": "qwen3-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
 _COMPLETION_EXAMPLE: Final = {"model": "qwen3-8b", "prompt": "Once upon a time", "max_tokens": 64}
@@ -59,13 +61,16 @@ class ModelList(Struct, frozen=True):
 def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRouter:
     doors = APIRouter(tags=["OpenAI"])
     anything = {"type": "object"}
+    repeats = Repeats(config)
 
     async def generate(request: Request, path: Path) -> Response:
         key = api_key(request, service)
         body = await read_body(request, config, bytes_max=config.request_bytes_max)
         wanted = read_generation(path, body, output_tokens_default=config.output_tokens_default)
         preferences = read_preferences(request.headers, wanted.routing, lambda: service.offers(wanted.model))
-        events = service.purchase(wanted.purchase(key.account, preferences))
+        purchase = wanted.purchase(key.account, preferences)
+        name, fingerprint = name_of(request.headers, key.id), fingerprint_of(request, body)
+        events = repeats.once(name, fingerprint, lambda: service.purchase(purchase))
         return answer_of(events, config, stream=wanted.stream, include_usage=wanted.include_usage)
 
     @doors.post(

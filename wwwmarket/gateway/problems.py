@@ -18,6 +18,7 @@ from wwwmarket.domain.errors import (
     Malformed,
     NotFound,
     Refusal,
+    Reused,
     Stale,
     TooLarge,
     Unauthorised,
@@ -43,6 +44,7 @@ PROBLEMS: Final[dict[type[Refusal], Problem]] = {
     Stale: Problem(410, "stale_error"),
     Exhausted: Problem(429, "rate_limit_error"),
     Unavailable: Problem(503, "service_unavailable_error"),
+    Reused: Problem(422, "invalid_request_error"),  # not 409, which OpenAI's clients repeat
     EngineRefused: Problem(502, "engine_error"),  # where the engine's own answer cannot be passed on
 }
 

@@ -169,6 +169,7 @@ class ScriptedMarket:
     def __init__(self):
         self.script = None
         self.purchases = []
+        self.begun = asyncio.Semaphore(0)
         self.accepted = []
         self.closed = asyncio.Event()
         self.listed = [(OFFER, listed())]
@@ -184,6 +185,7 @@ class ScriptedMarket:
 
     async def purchase(self, purchase: Purchase) -> AsyncIterator:
         self.purchases.append(purchase)
+        self.begun.release()
         if purchase.account == "e0" * 32:
             raise InsufficientCredit("this key has 0 of the 900 micro-credits that this request locks")
         if not self.offers(purchase.model):
