@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
-from wwwmarket.domain.records import Award, Offer, RuleId, Upgrade
+from wwwmarket.domain.records import Award, Offer, Parameters, RuleId, Upgrade
 from wwwmarket.domain.shape import Value
 
 
@@ -20,18 +20,39 @@ class Account(Value):
     bonded_micro: MicroCredits = 0
 
 
-class ListedOffer(Value):
+class ListedOffer(Value, omit_defaults=True):
+    """``penalised_micro`` is what has been taken from its bond."""
+
     provider: AccountId
     offer: Offer
+    penalised_micro: MicroCredits = 0
+
+    @property
+    def bonded_micro(self) -> MicroCredits:
+        """What is left of its bond."""
+        return self.offer.bond_micro - self.penalised_micro
 
 
-class OpenAward(Value):
-    """An award not yet settled or expired; settled awards leave the state, so nothing can settle twice."""
+class Unbonding(Value):
+    """What is left (``amount_micro``) of the bond of an offer that is listed no more; free again at ``until_ms``."""
+
+    provider: AccountId
+    bond_micro: MicroCredits
+    amount_micro: MicroCredits
+    until_ms: Millis
+
+
+class OpenAward(Value, omit_defaults=True):
+    """An award not yet settled or expired; settled awards leave the state, so nothing can settle twice.
+
+    ``disputed_ms`` is when its client said that nothing came of it.
+    """
 
     client: AccountId
     provider: AccountId
     award: Award
     awarded_ms: Millis
+    disputed_ms: Millis | None = None
 
 
 class Governance(Value):
@@ -62,7 +83,14 @@ class AwardRow(Value):
     value: OpenAward | None
 
 
-Row: TypeAlias = AccountRow | OfferRow | AwardRow
+class UnbondingRow(Value):
+    """Named by the offer."""
+
+    id: EntryId
+    value: Unbonding | None
+
+
+Row: TypeAlias = AccountRow | OfferRow | AwardRow | UnbondingRow
 
 
 class AwardFacts(Value):
@@ -88,6 +116,10 @@ class Book(Protocol):
 
     @property
     def now_ms(self) -> Millis: ...
+    @property
+    def parameters(self) -> Parameters: ...
+    @property
+    def operator(self) -> AccountId: ...
     def account(self, account: AccountId) -> Account: ...
     def offer(self, offer: EntryId) -> ListedOffer | None: ...
     def offers_of(self, provider: AccountId) -> Count:
@@ -95,3 +127,4 @@ class Book(Protocol):
         ...
 
     def award(self, award: EntryId) -> OpenAward | None: ...
+    def unbonding(self, offer: EntryId) -> Unbonding | None: ...

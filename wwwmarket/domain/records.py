@@ -187,6 +187,14 @@ class Settlement(Record, tag="settlement/v1"):
     receipt: Signed[Receipt] | None
 
 
+class Dispute(Record, tag="dispute/v1"):
+    """The client's word that nothing came of its award. The provider may still settle it until the award expires; if
+    it does not, its bond pays.
+    """
+
+    award: EntryId
+
+
 class Transfer(Record, tag="transfer/v1"):
     """Moves available credits from the entry's author to another account (which exists by being paid)."""
 
@@ -197,6 +205,15 @@ class Transfer(Record, tag="transfer/v1"):
 class Grant(Value):
     account: AccountId
     amount_micro: MicroCredits
+
+
+class Parameters(Value):
+    """What a market's founders choose of its contracts: the fee of each payment, which goes to the operator, and how
+    long a bond stays bonded after its offer, so that what it stands for can still come to light.
+    """
+
+    fee_ppm: PartsPerMillion = 0
+    unbonding_ms: Annotated[int, Meta(ge=0, le=30 * 86_400_000)] = 3_600_000
 
 
 class Genesis(Record, tag="genesis/v1"):
@@ -211,6 +228,7 @@ class Genesis(Record, tag="genesis/v1"):
     grants: Annotated[tuple[Grant, ...], Meta(max_length=256)]
     at_ms: Millis
     committee: Committee = Committee()
+    parameters: Parameters = Parameters()
 
 
 class Mark(Record, tag="mark/v1"):
@@ -259,7 +277,7 @@ class Decree(Record, tag="decree/v1"):
     resolution: Certified[Resolution]
 
 
-Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Transfer | Mark | Decree
+Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Dispute | Transfer | Mark | Decree
 """What an entry can say."""
 
 

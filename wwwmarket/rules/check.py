@@ -15,6 +15,7 @@ from wwwmarket.domain.records import (
     Award,
     Body,
     Decree,
+    Dispute,
     Genesis,
     Mark,
     Offer,
@@ -61,7 +62,7 @@ def check(verified: VerifiedEntry) -> Checked:
                 verify(body.receipt)
         case Decree():
             certifiers = verify_certified(body.resolution)
-        case Genesis() | Offer() | Withdrawal() | Transfer() | Mark():
+        case Genesis() | Offer() | Withdrawal() | Transfer() | Dispute() | Mark():
             pass
         case _:
             assert_never(body)

@@ -4,13 +4,13 @@ Which of them are in force, and by which hash, the genesis of a log says. Readin
 start, in ``_sources``; nothing else here touches a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, cast
 
-from wwwmarket.domain.book import AwardFacts, Book, Clearing, Row
+from wwwmarket.domain.book import AwardFacts, Book, Clearing, ListedOffer, Row
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import MicroCredits, Prices, Usage
@@ -19,6 +19,7 @@ from wwwmarket.domain.records import (
     Attestation,
     Award,
     Bid,
+    Dispute,
     Offer,
     Receipt,
     Settlement,
@@ -26,7 +27,7 @@ from wwwmarket.domain.records import (
     Withdrawal,
 )
 
-CATALOGUE: Final = ("account/v1", "award/v1", "offer/v1", "settlement/v1")
+CATALOGUE: Final = ("account/v1", "award/v1", "offer/v1", "offer/v2", "settlement/v1", "settlement/v2")
 
 
 class AccountRule(Protocol):
@@ -35,6 +36,12 @@ class AccountRule(Protocol):
 
 class OfferRule(Protocol):
     def apply(self, book: Book, author: AccountId, entry: EntryId, body: Offer | Withdrawal) -> tuple[Row, ...]: ...
+
+
+class OfferRuleV2(OfferRule, Protocol):
+    """Bonds outlive their offers."""
+
+    def unbond(self, book: Book, offer: EntryId, listed: ListedOffer) -> tuple[Row, ...]: ...
 
 
 class AwardRule(Protocol):
@@ -54,20 +61,40 @@ class AwardRule(Protocol):
 class SettlementRule(Protocol):
     """As ``contracts/settlement/v1.py``, where each function is described."""
 
-    def apply(self, book: Book, author: AccountId, entry: EntryId, body: Settlement) -> tuple[Row, ...]: ...
+    def apply(self, book: Book, author: AccountId, entry: EntryId, body: Settlement | Dispute) -> tuple[Row, ...]: ...
     def cost(self, prices: Prices, usage: Usage) -> MicroCredits: ...
     def count(self, award: Award, attestation: Attestation, receipt: Receipt | None) -> Usage: ...
     def payment(self, award: Award, attestation: Attestation, receipt: Receipt | None) -> MicroCredits: ...
 
 
-class Rules:
-    """The contracts in force, one version of each family. A family that is not in force is None."""
+class SettlementRuleV2(SettlementRule, Protocol):
+    """Late answers, disputes, and the market's fee."""
 
-    def __init__(self, modules: Mapping[str, ModuleType]) -> None:
+    def refund(self, award: Award, receipt: Receipt, output_tokens: int, cost_micro: MicroCredits) -> MicroCredits: ...
+    def fee(self, paid_micro: MicroCredits, fee_ppm: int) -> MicroCredits: ...
+    def penalty(self, bond_micro: MicroCredits, left_micro: MicroCredits) -> MicroCredits: ...
+
+
+class Rules:
+    """The contracts in force, one version of each family. A family that is not in force is None, and version 0.
+
+    What came with a version is under that version's name, and None where an older one is in force.
+    """
+
+    def __init__(self, contracts: Iterable[str], modules: Mapping[str, ModuleType]) -> None:
+        self.versions: Final = {family_of(rule): _version_of(rule) for rule in contracts}
         self.account: Final = cast("AccountRule", modules.get("account"))
         self.offer: Final = cast("OfferRule", modules.get("offer"))
         self.award: Final = cast("AwardRule", modules.get("award"))
         self.settlement: Final = cast("SettlementRule", modules.get("settlement"))
+        self.offer_v2: Final = cast("OfferRuleV2 | None", modules.get("offer") if self.speaks("offer", 2) else None)
+        self.settlement_v2: Final = cast(
+            "SettlementRuleV2 | None", modules.get("settlement") if self.speaks("settlement", 2) else None
+        )
+
+    def speaks(self, family: str, version: int) -> bool:
+        """Whether ``version`` of a contract, or a later one, is in force."""
+        return self.versions.get(family, 0) >= version
 
 
 class Registry:
@@ -92,7 +119,7 @@ class Registry:
         families = [family_of(rule) for rule in contracts]
         if len(set(families)) < len(families):
             raise Malformed("one version of each contract is in force", param="contracts", reason="contract_twice")
-        return Rules({family_of(rule): self._modules[rule] for rule in contracts})
+        return Rules(contracts, {family_of(rule): self._modules[rule] for rule in contracts})
 
     @property
     def latest(self) -> dict[str, Digest]:

@@ -39,11 +39,12 @@ an upgrade, unless
 
 17. it takes effect after the entry that decrees it (``too_late``),
 18. no other is waiting (``upgrade_waiting``),
-19. and this program has its contracts, as in 5;
+19. and this program has its contracts, as in 5,
+20. each at least as new as the one in force, and none left out (``goes_back``);
 
 new credits, unless
 
-20. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``).
+21. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``).
 
 How far a mark's time may be from the clock on the wall is for the mirrors to judge before they cosign.
 """
@@ -53,7 +54,7 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, OfferRow, Row
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, OfferRow, Row, UnbondingRow
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Stale, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
@@ -61,6 +62,7 @@ from wwwmarket.domain.quantity import INTEGER_MAX, Count, Millis
 from wwwmarket.domain.records import (
     Award,
     Decree,
+    Dispute,
     Election,
     Genesis,
     Mark,
@@ -74,17 +76,19 @@ from wwwmarket.domain.records import (
 )
 from wwwmarket.domain.shape import Record, Value
 from wwwmarket.rules.check import Checked
+from wwwmarket.rules.expiry import Expiry
 from wwwmarket.rules.registry import Registry, Rules
 from wwwmarket.rules.tables import ChainHead, Tables
 
 FAMILIES: Final = {
-    Transfer: "account",
-    Offer: "offer",
-    Withdrawal: "offer",
-    Award: "award",
-    Settlement: "settlement",
+    Transfer: ("account", 1),
+    Offer: ("offer", 1),
+    Withdrawal: ("offer", 1),
+    Award: ("award", 1),
+    Settlement: ("settlement", 1),
+    Dispute: ("settlement", 2),
 }
-"""Which contract says what follows from a body; genesis, mark and decree are of the state itself."""
+"""Which contract says what follows from a body, from which version on; genesis, mark and decree are of the state."""
 
 
 class Applied(Value):
@@ -113,6 +117,7 @@ class Snapshot(Record, tag="snapshot/v1"):
     chains: tuple[ChainRow, ...]
     offers: tuple[OfferRow, ...]
     awards: tuple[AwardRow, ...]
+    unbondings: tuple[UnbondingRow, ...]
 
 
 class State(Tables):
@@ -152,8 +157,12 @@ class State(Tables):
         if isinstance(checked.body, Genesis) != (self._size == 0):  # 2
             raise Conflict("entry 0 is the genesis, and no other is", param="body", reason="genesis")
         family = FAMILIES.get(type(checked.body))
-        if family is not None and self._rules is not None and getattr(self._rules, family) is None:  # 3
-            raise Conflict(f"no version of the contract {family} is in force", param="body", reason="not_in_force")
+        if family is not None and self._rules is not None and not self._rules.speaks(*family):  # 3
+            raise Conflict(
+                f"the contract {family[0]}/v{family[1]}, or a later version, is not in force",
+                param="body",
+                reason="not_in_force",
+            )
 
     def _follow(self, checked: Checked) -> tuple[Row, ...]:  # noqa: PLR0911 - one for each body
         author, entry = checked.account, checked.id
@@ -165,7 +174,7 @@ class State(Tables):
             case Award():
                 assert checked.facts is not None, "an award is checked with its facts"
                 return self.rules.award.apply(self, author, entry, checked.body, checked.facts)
-            case Settlement():
+            case Settlement() | Dispute():
                 return self.rules.settlement.apply(self, author, entry, checked.body)
             case Mark():
                 return self._mark(author, checked.body)
@@ -246,12 +255,19 @@ class State(Tables):
             raise Stale(f"entry {self._size} decrees it", param="from_index", reason="too_late")
         if decreed.upgrade is not None:  # 18
             raise Conflict("another upgrade is waiting", param="number", reason="upgrade_waiting")
-        self._registry.rules(upgrade.contracts)  # 19
+        rules = self._registry.rules(upgrade.contracts)  # 19
+        for family, version in self.rules.versions.items():
+            if not rules.speaks(family, version):  # 20: what an older version does not know would be lost
+                raise Conflict(
+                    f"{family}/v{version} is in force, and nothing older takes its place",
+                    param="contracts",
+                    reason="goes_back",
+                )
         self._write_governance(replace(decreed, upgrade=upgrade))
         return ()
 
     def _mint(self, decreed: Governance, mint: Mint) -> tuple[Row, ...]:
-        if self.total_micro + mint.amount_micro > INTEGER_MAX:  # 20: no account can hold more than all together
+        if self.total_micro + mint.amount_micro > INTEGER_MAX:  # 21: no account can hold more than all together
             raise Conflict("there cannot be so many credits", param="amount_micro", reason="overflow")
         account = self.account(mint.to)
         self._write_governance(replace(decreed, minted_micro=decreed.minted_micro + mint.amount_micro))
@@ -267,30 +283,15 @@ class State(Tables):
             self._write_governance(replace(governance, contracts=contracts, upgrade=None))
 
     def _expire(self) -> tuple[Row, ...]:
-        """What falls due by now: locks return to clients, then bonds to providers."""
-        accounts: dict[AccountId, Account] = {}
-        gone: list[Row] = []
+        """What falls due by now: locks return to clients, then offers end, then bonds return to providers."""
+        expiry = Expiry(self, self.rules)
         for award in self._awards_due.take_due(self._now_ms):
-            opened = self._awards[award]
-            client = accounts.get(opened.client) or self.account(opened.client)
-            freed_micro = opened.award.locked_micro
-            accounts[opened.client] = replace(
-                client,
-                available_micro=client.available_micro + freed_micro,
-                locked_micro=client.locked_micro - freed_micro,
-            )
-            gone.append(AwardRow(id=award, value=None))
+            expiry.end_award(award, self._awards[award])
         for offer in self._offers_due.take_due(self._now_ms):
-            listed = self._offers[offer]
-            provider = accounts.get(listed.provider) or self.account(listed.provider)
-            freed_micro = listed.offer.bond_micro
-            accounts[listed.provider] = replace(
-                provider,
-                available_micro=provider.available_micro + freed_micro,
-                bonded_micro=provider.bonded_micro - freed_micro,
-            )
-            gone.append(OfferRow(id=offer, value=None))
-        return (*(AccountRow(id=account, value=value) for account, value in accounts.items()), *gone)
+            expiry.end_offer(offer)
+        for offer in self._unbondings_due.take_due(self._now_ms):
+            expiry.free_bond(offer)
+        return expiry.rows()
 
     def snapshot(self) -> bytes:
         """Canonical bytes of a ``Snapshot``: the same for every replica that has applied the same entries."""
@@ -309,6 +310,9 @@ class State(Tables):
                 ),
                 offers=tuple(OfferRow(id=name, value=value) for name, value in sorted(self._offers.items())),
                 awards=tuple(AwardRow(id=name, value=value) for name, value in sorted(self._awards.items())),
+                unbondings=tuple(
+                    UnbondingRow(id=name, value=value) for name, value in sorted(self._unbondings.items())
+                ),
             )
         )
 
@@ -343,6 +347,9 @@ class State(Tables):
         for award, opened in {row.id: row.value for row in snapshot.awards}.items():
             if opened is not None:
                 self._write_award(award, opened)
+        for offer, unbonding in {row.id: row.value for row in snapshot.unbondings}.items():
+            if unbonding is not None:
+                self._write_unbonding(offer, unbonding)
 
 
 def _check_members(committee: Committee) -> None:

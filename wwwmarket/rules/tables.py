@@ -8,15 +8,26 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import digest
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.book import (
+    Account,
+    AccountRow,
+    AwardRow,
+    Governance,
+    ListedOffer,
+    OfferRow,
+    OpenAward,
+    Row,
+    Unbonding,
+    UnbondingRow,
+)
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
-from wwwmarket.domain.records import Genesis
+from wwwmarket.domain.records import Genesis, Parameters
 from wwwmarket.rules.commitment import Commitment
 from wwwmarket.rules.deadlines import Deadlines
 
-_Table: TypeAlias = Literal["account", "chain", "offer", "award"]
+_Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding"]
 
 EMPTY: Final = Account()
 UNGOVERNED: Final = Governance(committee=Committee(), contracts={})
@@ -46,6 +57,8 @@ class Tables:
         self._awards: dict[EntryId, OpenAward] = {}
         self._offers_by_model: dict[str, dict[EntryId, ListedOffer]] = {}
         self._offer_counts: dict[AccountId, Count] = {}
+        self._unbondings: dict[EntryId, Unbonding] = {}
+        self._unbondings_due = Deadlines()
         self._offers_due = Deadlines()
         self._awards_due = Deadlines()
         self._commitment = Commitment()
@@ -66,6 +79,17 @@ class Tables:
     def governance(self) -> Governance:
         """The committee in office and the contracts in force; nothing before the genesis."""
         return self._governance
+
+    @property
+    def parameters(self) -> Parameters:
+        """The market's; the defaults before the genesis."""
+        return self._genesis.parameters if self._genesis else Parameters()
+
+    @property
+    def operator(self) -> AccountId:
+        """Who gets the market's fees."""
+        assert self._genesis is not None, "a genesis comes first"
+        return self._genesis.operator
 
     @property
     def now_ms(self) -> Millis:
@@ -102,6 +126,13 @@ class Tables:
     def offers_of(self, provider: AccountId) -> Count:
         return self._offer_counts.get(provider, 0)
 
+    def unbonding(self, offer: EntryId) -> Unbonding | None:
+        return self._unbondings.get(offer)
+
+    def unbondings(self) -> Mapping[EntryId, Unbonding]:
+        """All bonds that outlived their offers, by the offer."""
+        return MappingProxyType(self._unbondings)
+
     def award(self, award: EntryId) -> OpenAward | None:
         return self._awards.get(award)
 
@@ -116,6 +147,7 @@ class Tables:
             "chain": self._chains,
             "offer": self._offers,
             "award": self._awards,
+            "unbonding": self._unbondings,
         }
         for table, key in self._unhashed:
             self._commitment.put(table, key, tables[table].get(key))
@@ -149,6 +181,8 @@ class Tables:
                     self._write_offer(row.id, row.value)
                 case AwardRow():
                     self._write_award(row.id, row.value)
+                case UnbondingRow():
+                    self._write_unbonding(row.id, row.value)
                 case _:
                     assert_never(row)
         return delta_micro
@@ -164,7 +198,9 @@ class Tables:
         return _held_micro(value) - _held_micro(before)
 
     def _write_offer(self, offer: EntryId, value: ListedOffer | None) -> None:
-        if value is not None:
+        if value is not None and offer in self._offers:
+            self._offers[offer] = self._offers_by_model[value.offer.model.name][offer] = value
+        elif value is not None:
             self._offers[offer] = value
             self._offers_by_model.setdefault(value.offer.model.name, {})[offer] = value
             self._offer_counts[value.provider] = self.offers_of(value.provider) + 1
@@ -185,12 +221,23 @@ class Tables:
 
     def _write_award(self, award: EntryId, value: OpenAward | None) -> None:
         if value is not None:
+            if award not in self._awards:
+                self._awards_due.add(award, value.award.expires_ms)
             self._awards[award] = value
-            self._awards_due.add(award, value.award.expires_ms)
         else:
             del self._awards[award]
             self._awards_due.remove(award)
         self._unhashed.add(("award", award))
+
+    def _write_unbonding(self, offer: EntryId, value: Unbonding | None) -> None:
+        if value is not None:
+            if offer not in self._unbondings:
+                self._unbondings_due.add(offer, value.until_ms)
+            self._unbondings[offer] = value
+        else:
+            del self._unbondings[offer]
+            self._unbondings_due.remove(offer)
+        self._unhashed.add(("unbonding", offer))
 
     def _write_chain(self, account: AccountId, head: ChainHead) -> None:
         self._chains[account] = head

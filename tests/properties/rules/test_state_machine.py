@@ -1,4 +1,4 @@
-"""The state against a model of dictionaries that a child could check."""
+"""The state against a model of dictionaries that a child could check: money moves as the model says, or not at all."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,6 +7,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.unit.rules.world import (
     CLIENT,
     NOW,
+    OPERATOR,
     PEOPLE,
     PROVIDER,
     REGISTRY,
@@ -24,27 +25,36 @@ from tests.unit.rules.world import (
 )
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.quantity import Slo
-from wwwmarket.domain.records import Transfer, Withdrawal
+from wwwmarket.domain.records import Dispute, Parameters, Transfer, Withdrawal
+from wwwmarket.market.audit.balances import expiry_fault
 from wwwmarket.rules.state import State
 
 GRANT = 1_000_000
+FEE_PERCENT = 3
+UNBONDING_MS = 20_000
+ANSWER_MS = 30_000
 DAY_MS = 86_400_000
 people = st.sampled_from(PEOPLE)
 providers = st.sampled_from((PROVIDER, RIVAL, CLIENT))
 
 
 class Market(RuleBasedStateMachine):
-    """``free``, ``bonds`` and ``locks`` are the whole truth: who has what, under which offer, for which award."""
+    """``free``, ``bonds``, ``unbonding`` and ``locks`` are the whole truth: who has what, under which offer, for which
+    award. ``disputed`` are the awards of which nothing came.
+    """
 
     offers = Bundle("offers")
     awards = Bundle("awards")
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger.begun()
+        parameters = Parameters(fee_ppm=FEE_PERCENT * 10_000, unbonding_ms=UNBONDING_MS)
+        self.ledger = Ledger.begun(parameters=parameters)
         self.free = {person.account: GRANT for person in PEOPLE}
         self.bonds = {}
+        self.unbonding = {}
         self.locks = {}
+        self.disputed = set()
         self.settled = []
 
     @property
@@ -88,11 +98,16 @@ class Market(RuleBasedStateMachine):
             self.bonds[name] = (author, bond, body)
         return name
 
+    def end_offer(self, offer):
+        author, left, body = self.bonds.pop(offer)
+        if left:
+            self.unbonding[offer] = (author, left, body.bond_micro, self.now_ms + UNBONDING_MS)
+
     @rule(author=people, offer=offers)
     def withdraw(self, author, offer):
         allowed = offer in self.bonds and self.bonds[offer][0] is author
         if self.attempt(author, Withdrawal(offer=offer), allowed=allowed):
-            self.free[author.account] += self.bonds.pop(offer)[1]
+            self.end_offer(offer)
 
     @rule(
         target=awards,
@@ -135,20 +150,32 @@ class Market(RuleBasedStateMachine):
         self.locks[name] = (provider, body)
         return name
 
+    @rule(award=awards, author=st.sampled_from((CLIENT, PROVIDER)))
+    def dispute(self, award, author):
+        _, body = self.locks.get(award, (None, None))
+        allowed = (
+            body is not None
+            and author is CLIENT
+            and award not in self.disputed
+            and body.claim_after_ms <= self.now_ms <= body.expires_ms - ANSWER_MS
+        )
+        if self.attempt(author, Dispute(award=award), allowed=allowed):
+            self.disputed.add(award)
+
     @rule(
         award=awards,
         author=st.sampled_from((CLIENT, PROVIDER, RIVAL)),
         receipt=st.booleans(),
         outcome=st.sampled_from(["completed", "cancelled", "failed"]),
         counts=st.tuples(*[st.integers(0, 1_500)] * 3),
+        times=st.tuples(st.none() | st.integers(0, 4_000), st.integers(0, 30_000)),
     )
-    def settle(self, award, author, receipt, outcome, counts):
+    def settle(self, award, author, receipt, outcome, counts, times):  # noqa: PLR0917 - one settlement
         provider, body = self.locks.get(award, (PROVIDER, None))
         counted = usage(*((0, 0, 0) if outcome == "failed" else counts))
         attestation = make_attestation(provider, award, outcome=outcome, usage=counted)
-        settlement = make_settlement(
-            award, attestation, make_receipt(CLIENT, award, usage=counted) if receipt else None
-        )
+        received = make_receipt(CLIENT, award, usage=counted, ttft_ms=times[0], latency_ms=times[1])
+        settlement = make_settlement(award, attestation, received if receipt else None)
         allowed = (
             body is not None
             and author in {CLIENT, provider}
@@ -156,10 +183,29 @@ class Market(RuleBasedStateMachine):
         )
         if self.attempt(author, settlement, allowed=allowed):
             paid = 0 if outcome == "failed" else min(self.price_of(body, *counts), body.locked_micro)
+            if receipt:
+                paid -= self.refund_of(body, paid, min(counts[2], 10), *times)
+            fee = 0 if provider is CLIENT else paid * FEE_PERCENT // 100
             self.free[CLIENT.account] += body.locked_micro - paid
-            self.free[provider.account] += paid
+            self.free[provider.account] += paid - fee
+            self.free[OPERATOR.account] += fee
             del self.locks[award]
             self.settled.append(award)
+            self.disputed.discard(award)
+
+    @staticmethod
+    def refund_of(body, cost, output_tokens, ttft_ms, latency_ms):
+        """Late is what is over the objective, a tenth of it and a second; the bid's objective is 1 s and 1 s a token."""
+
+        def late(actual, objective):
+            return max(0, actual - objective - objective // 10 - 1_000)
+
+        end_ms = 1_000 + 1_000 * output_tokens
+        ask = body.winner.body
+        predicted_ms = ask.predicted_ttft_ms + (ask.predicted_finish_ms - ask.predicted_ttft_ms) * output_tokens // 10
+        share_ppm = max(late(ttft_ms or 0, 1_000) * 1_000, late(latency_ms, end_ms) * 1_000_000 // end_ms)
+        worth = body.bid.time_value_micro_per_s * late(latency_ms, predicted_ms) // 1_000
+        return min(cost * min(share_ppm, 1_000_000) // 1_000_000 + worth, cost // 2)
 
     @staticmethod
     def price_of(body, input_tokens, cached, output_tokens):
@@ -179,10 +225,30 @@ class Market(RuleBasedStateMachine):
             if body.expires_ms <= self.now_ms:
                 self.free[CLIENT.account] += body.locked_micro
                 del self.locks[name]
-        for name, (author, bond, body) in list(self.bonds.items()):
+                if name in self.disputed:
+                    self.disputed.discard(name)
+                    self.penalise(body.winner.body.offer)
+        for name, (_, _, body) in list(self.bonds.items()):
             if body.valid_until_ms <= self.now_ms:
-                self.free[author.account] += bond
-                del self.bonds[name]
+                self.end_offer(name)
+        for name, (author, left, _, until_ms) in list(self.unbonding.items()):
+            if until_ms <= self.now_ms:
+                self.free[author.account] += left
+                del self.unbonding[name]
+
+    def penalise(self, offer):
+        """A twentieth of the bond, rounded up, while something is left of it."""
+        if offer in self.bonds:
+            author, left, body = self.bonds[offer]
+            taken = min(-(-body.bond_micro // 20), left)
+            self.bonds[offer] = (author, left - taken, body)
+        elif offer in self.unbonding:
+            author, left, whole, until_ms = self.unbonding[offer]
+            taken = min(-(-whole // 20), left)
+            self.unbonding[offer] = (author, left - taken, whole, until_ms)
+        else:
+            return
+        self.free[CLIENT.account] += taken
 
     @rule()
     def restart(self):
@@ -197,11 +263,14 @@ class Market(RuleBasedStateMachine):
         for person in PEOPLE:
             account = state.account(person.account)
             bonded = sum(bond for author, bond, _ in self.bonds.values() if author is person)
+            bonded += sum(left for author, left, _, _ in self.unbonding.values() if author is person)
             assert account.available_micro == self.free[person.account] >= 0
             assert account.locked_micro == (locked if person is CLIENT else 0)
             assert account.bonded_micro == bonded
         assert set(state.offers()) == set(self.bonds)
         assert set(state.awards()) == set(self.locks)
+        assert set(state.unbondings()) == set(self.unbonding)
+        assert expiry_fault(state) is None
 
     @invariant()
     def credits_are_conserved(self):

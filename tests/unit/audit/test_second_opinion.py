@@ -62,7 +62,7 @@ def test_a_contract_that_takes_any_price_is_found(monkeypatch):
 def test_a_contract_that_pays_more_than_was_counted_is_found(monkeypatch):
     """A market whose settlement contract moves a credit too many to the provider fails check 13."""
     generous = registry_with(
-        "settlement/v1", ("return (*_pay(book, opened, paid),", "return (*_pay(book, opened, paid + 1),")
+        "settlement/v2", ("return (*_pay(book, opened, paid),", "return (*_pay(book, opened, paid + 1),")
     )
     files = story_under(generous, monkeypatch)
     assert blamed(audit(files, registry=generous)) == [(13, SETTLEMENT)]
@@ -70,7 +70,10 @@ def test_a_contract_that_pays_more_than_was_counted_is_found(monkeypatch):
 
 def test_a_contract_that_leaves_the_award_open_is_found(monkeypatch):
     """A market in which an award stays open after it was paid fails check 13."""
-    forgetful = registry_with("settlement/v1", (", AwardRow(id=body.award, value=None))", ",)"))
+    forgetful = registry_with(
+        "settlement/v2",
+        ("return (*_pay(book, opened, paid), AwardRow(id=body.award, value=None))", "return _pay(book, opened, paid)"),
+    )
     monkeypatch.setattr("tests.unit.rules.world.REGISTRY", forgetful)
     ledger = begun()
     ledger.settle(ledger.award(ledger.list_offers()))
@@ -107,18 +110,18 @@ def test_what_is_open_past_its_expiry_is_found():
     """An award at its expiry, or an offer at its end, has outlived it."""
     award = opened(Ledger.begun())
     locks = {CLIENT.account: Account(locked_micro=award.award.locked_micro)}
-    assert holding_fault(locks, {"a": award}, {}, award.award.expires_ms - 1) is None
-    assert holding_fault(locks, {"a": award}, {}, award.award.expires_ms).account == CLIENT.account
+    assert holding_fault(locks, {"a": award}, {}, {}, award.award.expires_ms - 1) is None
+    assert holding_fault(locks, {"a": award}, {}, {}, award.award.expires_ms).account == CLIENT.account
     offer = ListedOffer(provider=RIVAL.account, offer=make_offer())
     bonds = {RIVAL.account: Account(bonded_micro=5_000)}
-    assert holding_fault(bonds, {}, {"o": offer}, NOW) is None
-    assert holding_fault(bonds, {}, {"o": offer}, offer.offer.valid_until_ms).account == RIVAL.account
+    assert holding_fault(bonds, {}, {"o": offer}, {}, NOW) is None
+    assert holding_fault(bonds, {}, {"o": offer}, {}, offer.offer.valid_until_ms).account == RIVAL.account
 
 
 @pytest.mark.parametrize("held", [Account(locked_micro=1), Account(bonded_micro=1)])
 def test_what_is_held_for_nothing_is_found(held):
     """A lock without an award and a bond without an offer are faults."""
-    assert holding_fault({RIVAL.account: held}, {}, {}, NOW).account == RIVAL.account
+    assert holding_fault({RIVAL.account: held}, {}, {}, {}, NOW).account == RIVAL.account
 
 
 def test_credits_that_do_not_add_up_are_found():

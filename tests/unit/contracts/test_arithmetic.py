@@ -195,7 +195,7 @@ def test_payment_is_bounded_by_the_lock_and_by_both_counts(attested, received, o
     bid, offer = make_bid(), make_offer()
     award = make_award(bid, make_ask(PROVIDER, bid, OFFER), offer, None)
     attestation = make_attestation(PROVIDER, AWARD, usage=attested, outcome=outcome).body
-    receipt = None if received is None else make_receipt(CLIENT, AWARD, usage=received).body
+    receipt = None if received is None else make_receipt(CLIENT, AWARD, usage=received, latency_ms=900).body
     counted = settlement_v1.count(award, attestation, receipt)
     sides = [attested, received or attested]
     assert counted.input_tokens == min(bid.max_input_tokens, *(side.input_tokens for side in sides))

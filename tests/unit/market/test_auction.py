@@ -32,7 +32,7 @@ CANDIDATES = tuple(candidate(person) for person in PEOPLE)
 
 
 def begun(**options) -> auction.Auction:
-    machine = auction.Auction(BID, CANDIDATES, REGISTRY.award_v1, ask_timeout_ms=150, **options)
+    machine = auction.Auction(BID, CANDIDATES, REGISTRY.current.award, ask_timeout_ms=150, **options)
     machine.step(auction.Opened(at_ms=NOW))
     return machine
 
@@ -50,7 +50,7 @@ def judged(effects) -> dict:
 
 def test_everybody_is_asked_and_a_deadline_set():
     """Opening asks each candidate once, and arms the deadline."""
-    machine = auction.Auction(BID, CANDIDATES, REGISTRY.award_v1, ask_timeout_ms=150)
+    machine = auction.Auction(BID, CANDIDATES, REGISTRY.current.award, ask_timeout_ms=150)
     effects = machine.step(auction.Opened(at_ms=NOW))
     assert [effect.candidate for effect in effects[:-1]] == list(CANDIDATES)
     assert effects[-1] == auction.ArmDeadline(at_ms=NOW + 150)

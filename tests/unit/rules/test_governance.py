@@ -11,18 +11,18 @@ from tests.unit.rules.world import (
     OPERATOR,
     PROVIDER,
     REGISTRY,
+    RIVAL,
     STRANGER,
     Ledger,
     key,
     make_genesis,
-    make_offer,
 )
 from wwwmarket.crypto.signing import certify
 from wwwmarket.domain.book import Account
 from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Stale, Unauthorised
 from wwwmarket.domain.quantity import INTEGER_MAX
-from wwwmarket.domain.records import Certified, Decree, Election, Mint, Transfer, Upgrade
+from wwwmarket.domain.records import Certified, Decree, Dispute, Election, Mint, Upgrade, Withdrawal
 from wwwmarket.rules import registry
 from wwwmarket.rules.state import State
 
@@ -89,7 +89,7 @@ def test_a_quorum_mints_and_anybody_may_write_it(ledger):
 
 
 def test_no_more_credits_than_can_be_counted(ledger):
-    """20: all credits together stay within 2^53 - 1."""
+    """21: all credits together stay within 2^53 - 1."""
     refused(Conflict, "overflow", ledger, decree(mint(amount_micro=INTEGER_MAX)))
 
 
@@ -137,35 +137,54 @@ def upgrade(from_index, contracts, number=0) -> Decree:
     return decree(Upgrade(origin=ORIGIN, number=number, contracts=contracts, from_index=from_index))
 
 
-def without_offers():
-    return {rule: source for rule, source in REGISTRY.hashes.items() if rule != "offer/v1"}
+FIRST = {rule: source for rule, source in REGISTRY.hashes.items() if rule.endswith("/v1")}
 
 
-def test_contracts_change_at_the_stated_entry(ledger):
-    """Before the index the old ones are in force, from it on the new ones, after a restart too."""
-    ledger.submit(STRANGER, upgrade(ledger.state.size + 2, without_offers()))
-    ledger.submit(PROVIDER, make_offer())
-    assert ledger.state.governance.upgrade is None
-    assert dict(ledger.state.governance.contracts) == without_offers()
-    refused(Conflict, "not_in_force", ledger, make_offer())
-    restored = State.restore(REGISTRY, ledger.state.snapshot(), ledger.state.root())
-    refused(Conflict, "not_in_force", Ledger(restored), make_offer())
-    ledger.submit(CLIENT, Transfer(to=PROVIDER.account, amount_micro=1))
+@pytest.fixture
+def old() -> Ledger:
+    """A log that began with the first version of each contract."""
+    return Ledger.begun(committee=committee(MIRRORS), contracts=FIRST)
 
 
-def test_an_upgrade_is_in_the_future_one_at_a_time_and_known_here(ledger):
+def test_contracts_change_at_the_stated_entry(old):
+    """Before the index the old ones are in force, from it on the new ones, after a restart too; what is open goes on."""
+    offers = old.list_offers()
+    award = old.award(offers)
+    refused(Conflict, "not_in_force", old, Dispute(award=award))
+    old.submit(STRANGER, upgrade(old.state.size + 2, REGISTRY.latest))
+    old.submit(PROVIDER, Withdrawal(offer=offers[0]))
+    assert not old.state.unbondings()
+    assert old.state.governance.upgrade is None
+    assert dict(old.state.governance.contracts) == REGISTRY.latest
+    restored = Ledger(State.restore(REGISTRY, old.state.snapshot(), old.state.root()))
+    for ledger in (old, restored):
+        ledger.submit(RIVAL, Withdrawal(offer=offers[1]))
+        assert set(ledger.state.unbondings()) == {offers[1]}
+        ledger.mark(NOW + 60_000)
+        ledger.submit(CLIENT, Dispute(award=award))
+    assert old.state.root() == restored.state.root()
+
+
+def test_an_upgrade_is_in_the_future_one_at_a_time_and_known_here(old):
     """17, 18, 19: what is past, what would overtake another, and what this program lacks is refused."""
-    refused(Stale, "too_late", ledger, upgrade(ledger.state.size, without_offers()))
-    refused(Conflict, "contract_missing", ledger, upgrade(9, {"lottery/v1": "0" * 64}))
-    refused(Conflict, "contract_differs", ledger, upgrade(9, {"offer/v1": "0" * 64}))
-    ledger.submit(STRANGER, upgrade(9, without_offers()))
-    refused(Conflict, "upgrade_waiting", ledger, upgrade(12, without_offers(), number=1))
+    refused(Stale, "too_late", old, upgrade(old.state.size, REGISTRY.latest))
+    refused(Conflict, "contract_missing", old, upgrade(9, {"lottery/v1": "0" * 64}))
+    refused(Conflict, "contract_differs", old, upgrade(9, {"offer/v1": "0" * 64}))
+    old.submit(STRANGER, upgrade(9, REGISTRY.latest))
+    refused(Conflict, "upgrade_waiting", old, upgrade(12, REGISTRY.latest, number=1))
+
+
+def test_no_contract_goes_back(ledger):
+    """20: what a newer version wrote, an older one would lose; and none is left out."""
+    refused(Conflict, "goes_back", ledger, upgrade(9, FIRST))
+    without = {rule: source for rule, source in REGISTRY.latest.items() if rule != "account/v1"}
+    refused(Conflict, "goes_back", ledger, upgrade(9, without))
 
 
 def test_the_root_tells_governance_apart(ledger):
     """Two states that differ only in what is decided have different roots."""
     before = ledger.state.root()
-    ledger.submit(OPERATOR, upgrade(1_000, without_offers()))
+    ledger.submit(OPERATOR, upgrade(1_000, REGISTRY.latest))
     assert ledger.state.root() != before
     other = Ledger.begun()
     assert other.state.root() != Ledger.begun(committee=committee(MIRRORS)).state.root()

@@ -16,10 +16,12 @@ from wwwmarket.rules.registry import CATALOGUE, Registry
 
 SOURCES = {rule: (Path(door.__file__).parents[2] / f"contracts/{rule}.py").read_bytes() for rule in CATALOGUE}
 PROTOCOLS = {
-    "account": door.AccountRule,
-    "offer": door.OfferRule,
-    "award": door.AwardRule,
-    "settlement": door.SettlementRule,
+    "account/v1": (door.AccountRule,),
+    "offer/v1": (door.OfferRule,),
+    "award/v1": (door.AwardRule,),
+    "settlement/v1": (door.SettlementRule,),
+    "offer/v2": (door.OfferRule, door.OfferRuleV2),
+    "settlement/v2": (door.SettlementRule, door.SettlementRuleV2),
 }
 
 
@@ -92,9 +94,13 @@ def test_an_unknown_contract_is_refused():
 @pytest.mark.parametrize("rule", PROTOCOLS)
 def test_each_contract_is_what_its_protocol_says(rule):
     """A contract's public functions have the very signatures of its protocol, and there are no others."""
-    contract = getattr(Registry.load().current, rule)
+    registry = Registry.load()
+    contract = getattr(registry.rules({rule: registry.hashes[rule]}), rule.partition("/")[0])
     promised = {
-        name: body for name, body in vars(PROTOCOLS[rule]).items() if inspect.isfunction(body) and name[0] != "_"
+        name: body
+        for protocol in PROTOCOLS[rule]
+        for name, body in vars(protocol).items()
+        if inspect.isfunction(body) and name[0] != "_"
     }
     promised.pop("__init__", None)
     functions = {n: b for n, b in vars(contract).items() if inspect.isfunction(b) and b.__module__ == contract.__name__}
@@ -102,5 +108,5 @@ def test_each_contract_is_what_its_protocol_says(rule):
     for name, body in promised.items():
         ours = inspect.signature(functions[name])
         theirs = inspect.signature(body)
-        assert list(ours.parameters.values()) == list(theirs.parameters.values())[1:], name
+        assert list(ours.parameters) == list(theirs.parameters)[1:], name
         assert ours.return_annotation == theirs.return_annotation, name

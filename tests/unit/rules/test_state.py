@@ -24,13 +24,16 @@ from tests.unit.rules.world import (
     named,
 )
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, OfferRow
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, OfferRow, UnbondingRow
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Stale
 from wwwmarket.domain.identity import NO_ENTRY
 from wwwmarket.domain.quantity import INTEGER_MAX
 from wwwmarket.domain.records import Grant, Mark, Transfer, Withdrawal
 from wwwmarket.rules import state as state_module
 from wwwmarket.rules.state import State
+
+HOUR_MS = 3_600_000
+"""The default unbonding time."""
 
 
 @pytest.fixture
@@ -104,8 +107,8 @@ def test_entry_0_is_a_genesis_and_no_other_is(ledger):
 
 def test_only_contracts_in_force_are_followed():
     """3: what the genesis does not put in force cannot be said."""
-    hashes = dict(REGISTRY.hashes)
-    del hashes["offer/v1"]
+    hashes = REGISTRY.latest
+    del hashes["offer/v2"]
     ledger = Ledger.begun(contracts=hashes)
     refused(Conflict, "not_in_force", ledger, ledger.entry(PROVIDER, make_offer()))
     refused(Conflict, "not_in_force", ledger, ledger.entry(PROVIDER, Withdrawal(offer=NO_ENTRY)))
@@ -214,7 +217,13 @@ def test_what_is_due_at_a_mark_is_freed(ledger):
     applied = ledger.mark(NOW + 86_400_000)
     gone = [AwardRow(id=award, value=None) for award in sorted((awards[0], awards[2]))]
     gone += [OfferRow(id=offer, value=None) for offer in sorted(offers)]
-    assert [row for row in applied.rows if not isinstance(row, AccountRow)] == gone
+    rows = [row for row in applied.rows if not isinstance(row, AccountRow)]
+    assert rows[: len(gone)] == gone
+    assert {row.id for row in rows[len(gone) :]} == set(offers) == set(state.unbondings())
+    ledger.mark(NOW + 86_400_000 + HOUR_MS - 1)
+    assert set(state.unbondings()) == set(offers)
+    freed = ledger.mark(NOW + 86_400_000 + HOUR_MS)
+    assert freed.rows[-2:] == tuple(UnbondingRow(id=offer, value=None) for offer in sorted(offers))
     assert set(state.accounts().values()) == {Account(available_micro=1_000_000)}
     assert not state.awards()
     assert not state.offers()
@@ -336,7 +345,7 @@ def test_a_snapshot_under_other_contracts_is_refused(ledger):
 def test_every_numbered_refusal_of_the_state_is_tested():
     """Each reason that the module lists is provoked by a test above."""
     listed = re.findall(r"``([a-z_]+)``[,)]", state_module.__doc__)
-    assert len(set(listed)) == 19
+    assert len(set(listed)) == 20
     tests = (Path(__file__), Path(__file__).with_name("test_governance.py"))
     ours = "".join(test.read_text(encoding="utf-8") for test in tests)
     assert [reason for reason in listed if f'"{reason}"' not in ours] == []

@@ -24,6 +24,7 @@ from wwwmarket.domain.records import (
     Mark,
     NodeAddress,
     Offer,
+    Parameters,
     Promise,
     Receipt,
     Settlement,
@@ -172,6 +173,8 @@ class DictBook(Value):
     accounts: dict[AccountId, Account] = field(default_factory=dict)
     offers: dict[EntryId, ListedOffer] = field(default_factory=dict)
     awards: dict[EntryId, OpenAward] = field(default_factory=dict)
+    parameters: Parameters = Parameters()
+    operator: AccountId = OPERATOR.account
 
     def account(self, account: AccountId) -> Account:
         return self.accounts.get(account, Account())
@@ -182,6 +185,9 @@ class DictBook(Value):
     def offers_of(self, provider: AccountId) -> int:
         return sum(listed.provider == provider for listed in self.offers.values())
 
+    def unbonding(self, offer: EntryId) -> None:
+        """Contracts leave bonds that outlived their offers to the state."""
+
     def award(self, award: EntryId) -> OpenAward | None:
         return self.awards.get(award)
 
@@ -191,7 +197,7 @@ def make_genesis(**changes) -> Genesis:
         origin="test.example/log",
         operator=OPERATOR.account,
         operator_address=ADDRESS,
-        contracts=dict(REGISTRY.hashes),
+        contracts=REGISTRY.latest,
         grants=tuple(Grant(account=person.account, amount_micro=1_000_000) for person in PEOPLE),
         at_ms=NOW,
     )

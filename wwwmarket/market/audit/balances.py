@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from wwwmarket.domain.book import Account, AccountRow, ListedOffer, OpenAward, Row
+from wwwmarket.domain.book import Account, AccountRow, ListedOffer, OpenAward, Row, Unbonding
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import MicroCredits, Millis
 from wwwmarket.domain.shape import Value
@@ -26,19 +26,20 @@ def conservation_fault(accounts: Mapping[AccountId, Account], total_micro: Micro
             return Fault(message=f"the account holds {min(parts)} micro-credits", account=name)
         held_micro += sum(parts)
     if held_micro != total_micro:
-        return Fault(message=f"all accounts hold {held_micro} micro-credits where the genesis granted {total_micro}")
+        return Fault(message=f"all accounts hold {held_micro} micro-credits where there are {total_micro}")
     return None
 
 
 def expiry_fault(state: Tables) -> Fault | None:
     """Check 15: the first award or offer that outlived its expiry, or the first account that holds for none."""
-    return holding_fault(state.accounts(), state.awards(), state.offers(), state.now_ms)
+    return holding_fault(state.accounts(), state.awards(), state.offers(), state.unbondings(), state.now_ms)
 
 
 def holding_fault(
     accounts: Mapping[AccountId, Account],
     awards: Mapping[EntryId, OpenAward],
     offers: Mapping[EntryId, ListedOffer],
+    unbondings: Mapping[EntryId, Unbonding],
     now_ms: Millis,
 ) -> Fault | None:
     """Check 15 over rows: ``now_ms`` is the ledger's time."""
@@ -51,7 +52,9 @@ def holding_fault(
     for offer, listed in offers.items():
         if listed.offer.valid_until_ms <= now_ms:
             return Fault(message=f"offer {offer} is listed past its end", account=listed.provider)
-        bonded[listed.provider] += listed.offer.bond_micro
+        bonded[listed.provider] += listed.bonded_micro
+    for unbonding in unbondings.values():
+        bonded[unbonding.provider] += unbonding.amount_micro
     for name, account in accounts.items():
         if (account.locked_micro, account.bonded_micro) != (locked[name], bonded[name]):
             return Fault(message="the account's locks and bonds are not those of its awards and offers", account=name)

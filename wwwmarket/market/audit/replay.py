@@ -16,7 +16,7 @@ from wwwmarket.domain.records import Award, Body, Decree, Genesis, Mark, Offer, 
 from wwwmarket.market.audit.balances import Balances, conservation_fault, expiry_fault
 from wwwmarket.market.audit.findings import Check, Findings
 from wwwmarket.rules.check import Checked
-from wwwmarket.rules.registry import AwardRule, Registry, SettlementRule
+from wwwmarket.rules.registry import AwardRule, Registry, Rules
 from wwwmarket.rules.state import Applied, State
 from wwwmarket.rules.tables import ChainHead
 
@@ -153,7 +153,7 @@ class Replay:
         # The state has missed earlier entries of this account; its chain was compared above, without them.
         placed = replace(checked, seq=head.next_seq, prev=head.prev)
         settled = state.award(body.award) if isinstance(body, Settlement) else None
-        parties = (settled.client, settled.provider) if settled else ()
+        parties = (settled.client, settled.provider, state.operator) if settled else ()
         before = {account: state.account(account) for account in parties}
         rules = state.rules if state.genesis else None
         try:
@@ -164,7 +164,7 @@ class Replay:
         if isinstance(body, Award) and rules is not None:
             self._check_auction(index, checked.account, body, rules.award)
         elif isinstance(body, Settlement) and settled is not None and rules is not None:
-            self._check_payment(index, body, settled, before, rules.settlement)
+            self._check_payment(index, body, settled, before, rules)
         return True
 
     def _examine(self, body: Body) -> None:
@@ -246,11 +246,11 @@ class Replay:
         settlement: Settlement,
         opened: OpenAward,
         before: dict[AccountId, Account],
-        rule: SettlementRule,
+        rules: Rules,
     ) -> None:
-        """Check 13: the award is closed, its lock dissolved, and the counted tokens paid."""
+        """Check 13: the award is closed, its lock dissolved, the counted tokens paid, and the fee with them."""
         receipt = settlement.receipt.body if settlement.receipt else None
-        paid = rule.payment(opened.award, settlement.attestation.body, receipt)
+        paid = rules.settlement.payment(opened.award, settlement.attestation.body, receipt)
         locked = opened.award.locked_micro
         due = dict(before)
         client = due[opened.client]
@@ -258,7 +258,12 @@ class Replay:
             client, available_micro=client.available_micro + locked - paid, locked_micro=client.locked_micro - locked
         )
         provider = due[opened.provider]
-        due[opened.provider] = replace(provider, available_micro=provider.available_micro + paid)
+        fee = 0
+        if rules.settlement_v2 is not None and opened.client != opened.provider:
+            fee = rules.settlement_v2.fee(paid, self.state.parameters.fee_ppm)
+        due[opened.provider] = replace(provider, available_micro=provider.available_micro + paid - fee)
+        operator = due[self.state.operator]
+        due[self.state.operator] = replace(operator, available_micro=operator.available_micro + fee)
         wrong = [account for account, value in due.items() if self.state.account(account) != value]
         if wrong or not 0 <= paid <= locked or self.state.award(settlement.award) is not None:
             self._findings.add(
