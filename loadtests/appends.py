@@ -38,7 +38,7 @@ def leaves(registry: Registry, entries: int) -> list[bytes]:
         origin="load.test",
         operator=operator.account,
         operator_address=NodeAddress(node=operator.account),  # type: ignore[arg-type] - the operator's own node
-        contracts=registry.hashes,
+        contracts=registry.latest,
         grants=tuple(Grant(account=person.account, amount_micro=10**12) for person in people),
         at_ms=1,
     )

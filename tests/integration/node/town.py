@@ -284,7 +284,7 @@ class Town:
             origin="test.market",
             operator=self.log_key.account,
             operator_address=self.address,
-            contracts=REGISTRY.hashes,
+            contracts=REGISTRY.latest,
             grants=(Grant(account=founder.account, amount_micro=CREDITS_MICRO),),
             at_ms=self.clock.now_ms(),
         )
