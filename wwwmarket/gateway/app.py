@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 import wwwmarket
 from wwwmarket.domain.errors import Refusal
-from wwwmarket.gateway import health, keys, ledger, market, openai, pages
+from wwwmarket.gateway import catalogue, health, keys, ledger, market, openai, pages, tokenize
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.gate import Gate
 from wwwmarket.gateway.problems import plain_response, response_of
@@ -54,6 +54,8 @@ def create_app(service: Service, *, config: GatewayConfig) -> FastAPI:
     app = Gateway(config, schemas)
     for router in (
         openai.router(service, config, schemas),
+        catalogue.router(service, schemas),
+        tokenize.router(service, config, schemas),
         market.router(service, config, schemas),
         keys.router(service, config, schemas),
         ledger.router(service, schemas),
@@ -61,12 +63,17 @@ def create_app(service: Service, *, config: GatewayConfig) -> FastAPI:
         pages.router(),
     ):
         app.include_router(router)
+    add_handlers(app)
+    return app
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Every refusal and every fault, as an answer."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _failed)
-    return app
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -29,6 +29,8 @@ class GatewayConfig:
     """Of all answers that are kept; beyond it the oldest are forgotten before their time."""
     repeats_max: int = 65_536
     """Names that are kept, at some 300 bytes each; beyond it the oldest are forgotten before their time."""
+    tokenize_per_s: int = 20
+    """Texts that one key may have tokenized for nothing: enough for an interactive count, no load for anybody."""
     output_tokens_default: int = 512
     """What each choice is bounded by when several are asked for without a maximum; the node's own default for one."""
     shutdown_timeout_s: int = 5

@@ -10,12 +10,15 @@ from wwwmarket.domain.errors import Exhausted
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.problems import plain_response, response_of
 
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_NAMES: Final = frozenset({b"x-request-id", b"x-correlation-id"})
+_HARMLESS: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ALWAYS_ANSWERED: Final = frozenset({"/health", "/metrics"})
 
 
 class Gate:
-    """ASGI middleware. A client's own ``x-request-id`` comes back to it; without one, it gets a random one."""
+    """ASGI middleware. A client's own ``x-request-id`` and ``x-correlation-id`` come back to it; without the former, it
+    gets a random one.
+    """
 
     def __init__(self, app: ASGIApp, config: GatewayConfig) -> None:
         self._app = app
@@ -26,11 +29,11 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = _request_id(scope)
+        names = _names(scope)
 
         async def named_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+                message["headers"] = [*message["headers"], *names]
             await send(message)
 
         if sum(len(key) + len(value) for key, value in scope["headers"]) > self._config.head_bytes_max:
@@ -49,8 +52,7 @@ class Gate:
                 self._in_flight -= 1
 
 
-def _request_id(scope: Scope) -> bytes:
-    for key, value in scope["headers"]:
-        if key == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return bytes(value)
-    return secrets.token_hex(16).encode("ascii")
+def _names(scope: Scope) -> list[tuple[bytes, bytes]]:
+    told = {key: value for key, value in scope["headers"] if key in _NAMES and _HARMLESS.fullmatch(value)}
+    told.setdefault(b"x-request-id", secrets.token_hex(16).encode("ascii"))
+    return list(told.items())

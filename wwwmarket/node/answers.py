@@ -13,6 +13,7 @@ from wwwmarket.crypto.digest import digest, request_digest, tagged
 from wwwmarket.domain.book import ListedOffer, OpenAward
 from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import MicroCredits
 from wwwmarket.domain.records import Bid, Evidence, Inclusion, Signed
 from wwwmarket.ledger.bundles import encode_bundle
@@ -36,6 +37,7 @@ from wwwmarket.node.service import (
     Purchase,
     ReceiptView,
 )
+from wwwmarket.node.tokenizing import ask_around, request_of
 
 _AUCTIONS_KEPT_MAX: Final = 1_024
 """Auctions whose client signs for itself, until it does."""
@@ -106,6 +108,16 @@ class Answers:
         async with aclosing(self._node.buying.accept(decision, entry, award, goods)) as events:
             async for event in events:
                 yield event
+
+    async def tokenize(self, model: ModelName, text: str) -> tuple[int, ...]:
+        node = self._node
+        candidates = node.buying.purse.order(node.buying.purse.candidates(model))
+        if not candidates:
+            raise NotFound("nobody offers this model", param="model", reason="model_not_found")
+        request = request_of(model, text)
+        if node.selling is not None and model in node.selling.models():
+            return (await node.selling.tokenize(request)).tokens
+        return await ask_around(node.world.transport, candidates, request)
 
     async def submit(self, leaf: bytes) -> Signed[Inclusion]:
         inclusion = await self._node.submission.submit(signing.open_entry(leaf))

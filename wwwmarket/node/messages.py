@@ -22,6 +22,7 @@ from wwwmarket.domain.errors import (
     Unavailable,
 )
 from wwwmarket.domain.identity import EntryId, SealingKey
+from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclusion, Receipt, Signed
 from wwwmarket.domain.shape import Record
@@ -31,6 +32,8 @@ OPENING_BYTES_MAX: Final = 1_048_576
 """An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
 FIRST_PART_BYTES_MAX: Final = 262_144
 """Of a request, in an opening."""
+TEXT_BYTES_MAX: Final = 32_768
+"""To tokenize: a token for every byte, each written in seven, is still one message."""
 RECEIPTS_MAX: Final = 32
 """In one message: with the 64 asks that a receipt may list it stays under 160 KiB."""
 
@@ -70,6 +73,17 @@ class Submit(Record, tag="submit/v1"):
 
 class Submitted(Record, tag="submitted/v1"):
     inclusion: Signed[Inclusion]
+
+
+class Tokenize(Record, tag="tokenize/v1"):
+    """How does the engine behind this model split a text? Answered for nothing, so only so often."""
+
+    model: ModelName
+    text: Annotated[str, Meta(max_length=TEXT_BYTES_MAX)]
+
+
+class Tokenized(Record, tag="tokenized/v1"):
+    tokens: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**32)], ...], Meta(max_length=TEXT_BYTES_MAX)]
 
 
 class Refused(Record, tag="refused/v1"):
@@ -133,8 +147,8 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Request: TypeAlias = AskRequest | Acknowledge | Submit | overlay.Message
-Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Refused
+Request: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | overlay.Message
+Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Tokenized | Refused
 Opening: TypeAlias = Execute | Follow
 GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven
 

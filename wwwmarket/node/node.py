@@ -439,7 +439,7 @@ class Node:
     async def _on_request(self, peer: NodeId, message: bytes) -> bytes:
         try:
             request = messages.read_request(message)
-            if isinstance(request, messages.AskRequest | messages.Acknowledge | messages.Submit):
+            if isinstance(request, messages.AskRequest | messages.Acknowledge | messages.Submit | messages.Tokenize):
                 return canonical.encode(await self._answer(peer, request))
             return self.neighbours.hear(peer, request, len(message))
         except Refusal as refusal:
@@ -447,7 +447,7 @@ class Node:
             return canonical.encode(messages.refused(refusal))
 
     async def _answer(
-        self, peer: NodeId, request: messages.AskRequest | messages.Acknowledge | messages.Submit
+        self, peer: NodeId, request: messages.AskRequest | messages.Acknowledge | messages.Submit | messages.Tokenize
     ) -> messages.Answer:
         match request:
             case messages.AskRequest():
@@ -463,6 +463,10 @@ class Node:
                     raise NotFound("this node does not order the ledger")
                 inclusion = self.sequencer.submit(signing.open_entry(request.leaf.encode()))
                 return messages.Submitted(inclusion=(await inclusion).signed)
+            case messages.Tokenize():
+                if self.selling is None:
+                    raise NotFound("this node sells nothing")
+                return await self.selling.tokenize(request)
 
     def _ask(self, peer: NodeId, request: messages.AskRequest) -> messages.Answer:
         """Raises NotFound."""

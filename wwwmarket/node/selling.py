@@ -14,8 +14,10 @@ from wwwmarket.domain.errors import (
     Exhausted,
     InsufficientCredit,
     Malformed,
+    NotFound,
     Refusal,
     Stale,
+    Unavailable,
 )
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.quantity import Millis
@@ -24,6 +26,7 @@ from wwwmarket.market import execution, offer, settlement
 from wwwmarket.node import messages
 from wwwmarket.node.desk import CLAIM, RUNNING, Desk, RunningAward
 from wwwmarket.node.serving import ATTESTED, Serving
+from wwwmarket.node.tokenizing import Free
 from wwwmarket.ports.store import Change
 from wwwmarket.ports.transport import Stream
 
@@ -35,6 +38,7 @@ class Selling:
         self._desk = desk
         self._taken: dict[EntryId, Millis] = {}
         self._changed = asyncio.Event()
+        self._free = Free()
 
     @property
     def desk(self) -> Desk:
@@ -100,6 +104,22 @@ class Selling:
                 return messages.AskAnswer(ask=effect.ask.signed)
             case offer.BidDeclined():
                 return messages.Decline(reason=effect.reason, retry_after_ms=effect.retry_after_ms)
+
+    async def tokenize(self, request: messages.Tokenize) -> messages.Tokenized:
+        """How the engine splits a text: for nothing, and so only so often for everybody together.
+
+        Raises:
+            NotFound: nothing of that name is on offer here.
+            Exhausted: too many have asked in this second.
+            Unavailable: the engine cannot say.
+        """
+        if request.model not in self.models():
+            raise NotFound(f"{request.model} is not on offer here", param="model")
+        self._free.take(self._desk.clock.monotonic_ms())
+        tokens = await self._desk.engine.tokenize(request.model, request.text)
+        if tokens is None:
+            raise Unavailable("the engine cannot tokenize", retry_after_ms=60_000)
+        return messages.Tokenized(tokens=tokens)
 
     async def execute(self, stream: Stream, opening: messages.Execute) -> None:
         """Serve one award over ``stream``, from its sealed order to its attestation and receipt."""

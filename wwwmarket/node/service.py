@@ -204,6 +204,17 @@ class Service(Protocol):
         """
         ...
 
+    async def tokenize(self, model: ModelName, text: str) -> tuple[int, ...]:
+        """The token ids of ``text``, nothing added to it, from an engine behind that model. It costs nothing.
+
+        Raises:
+            NotFound: no offer on the ledger is for that model.
+            TooLarge: more than 32 KiB of text.
+            Exhausted: providers give only so many a second.
+            Unavailable: none of them can say.
+        """
+        ...
+
     async def submit(self, leaf: bytes) -> Signed[Inclusion]:
         """Order an entry, given as its canonical bytes. Idempotent: the same bytes get the same promise."""
         ...

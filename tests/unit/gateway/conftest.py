@@ -170,6 +170,7 @@ class ScriptedMarket:
         self.script = None
         self.purchases = []
         self.begun = asyncio.Semaphore(0)
+        self.looked = 0
         self.accepted = []
         self.closed = asyncio.Event()
         self.listed = [(OFFER, listed())]
@@ -218,6 +219,11 @@ class ScriptedMarket:
         self.purchases.append(bid)
         return self.awards[AWARD]
 
+    async def tokenize(self, model, text):
+        if not self.offers(model):
+            raise NotFound("nobody offers this model", param="model", reason="model_not_found")
+        return tuple(text.encode())
+
     async def submit(self, leaf):
         entry = open_entry(leaf)
         return sign(CLIENT, Inclusion(entry=entry.id, origin="test/log", index=3, covered_by_ms=9)).signed
@@ -236,6 +242,7 @@ class ScriptedMarket:
         raise NotFound(f"there is no evidence about {ask}")
 
     async def recent_awards(self, limit):
+        self.looked += 1
         return list(self.awards.values())[:limit]
 
     def account(self, account):
@@ -382,6 +389,7 @@ def scripts():
     class Scripts:
         awarded, started, delivered, usage_chunk, whole = AWARDED, STARTED, DELIVERED, USAGE_CHUNK, WHOLE
         piece, chunk, listed, signed_bid = map(staticmethod, (piece, chunk, listed, signed_bid))
+        explanation = staticmethod(explanation)
         award, provider, admin, key, empty_key, client = AWARD, PROVIDER, ADMIN, KEY, EMPTY_KEY, CLIENT
         refusal, encode = Refusal, staticmethod(canonical.encode)
 

@@ -83,6 +83,36 @@ async def test_a_stream_has_its_headers_at_the_start_and_done_at_the_end(http, c
     assert answer.content == scripts.chunk() + scripts.chunk("Hel") + scripts.chunk("lo") + b"data: [DONE]\n\n"
 
 
+async def test_usage_so_far_passes_in_every_chunk(doors, market, chat, scripts):
+    """Continuous usage (vLLM's ``continuous_usage_stats``) reaches the client as the engine said it."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+    chunks = [scripts.chunk(text, usage=usage) for text in ("Hel", "lo")]
+    end = scripts.piece(scripts.usage_chunk + b"data: [DONE]\n\n", tokens=False)
+    market.script = [scripts.awarded, scripts.started, *map(scripts.piece, chunks), end, scripts.delivered]
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    answer = await doors.post("/v1/chat/completions", json=chat | {"stream": True, "stream_options": options})
+    assert answer.content.startswith(b"".join(chunks))
+    assert json.loads(market.purchases[0].request)["stream_options"] == options
+    assert b'"cost":0.00125' in answer.content
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"logprobs": True, "top_logprobs": 5},
+        {"seed": 7, "n": 2, "temperature": 0.0},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": "auto"},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]},
+        {"ignore_eos": True, "min_tokens": 3, "chat_template_kwargs": {"enable_thinking": False}},
+    ],
+)
+async def test_what_an_engine_may_know_reaches_it_as_it_is(openai, market, chat, field):
+    """Tools, schemas, logprobs, seeds, parts, and what only one engine has: the SDK's bytes are what is bought."""
+    await openai.chat.completions.create(**(chat | {"max_tokens": 4}), extra_body=field)
+    assert json.loads(market.purchases[0].request) == chat | {"max_tokens": 4} | field
+
+
 async def test_pieces_are_forwarded_before_the_next_ones_exist(openai, market, chat, scripts):
     """The first chunk reaches the client while the engine is still at the second."""
     more = asyncio.Event()
@@ -128,24 +158,6 @@ async def test_embeddings_of_nothing_sensible_are_refused(doors, change):
     got = await doors.post("/v1/embeddings", json={"model": "tiny", "input": "Hello"} | change)
     assert got.status_code == 400
     assert got.json()["error"]["param"] in {"input", "stream"}
-
-
-async def test_models_are_listed_with_price_context_and_providers(openai, market, scripts):
-    """The catalogue has OpenAI's form, and the cheapest listed price per token as decimal strings."""
-    market.listed.append(("c1" * 32, scripts.listed("b1" * 32, output=200_000, precision="fp8")))
-    models = (await openai.models.list()).data
-    assert [model.id for model in models] == ["tiny"]
-    assert models[0].pricing == {"prompt": "0.0000001", "completion": "0.0000002", "input_cache_read": "0.00000001"}
-    assert (models[0].providers, models[0].context_length) == (2, 8_192)
-    assert models[0].quantizations == ["bf16", "fp8"]
-    assert (await openai.models.retrieve("tiny")).id == "tiny"
-
-
-async def test_a_model_name_may_have_slashes(doors, market, scripts):
-    """Names such as org/model are one path."""
-    market.listed.append(("c1" * 32, scripts.listed(model="org/tiny")))
-    assert (await doors.get("/v1/models/org/tiny")).json()["id"] == "org/tiny"
-    assert (await doors.get("/v1/models/org/none")).status_code == 404
 
 
 @pytest.mark.parametrize(

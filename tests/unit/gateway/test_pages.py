@@ -105,6 +105,13 @@ async def test_request_ids_are_echoed_only_where_they_are_harmless(doors):
     assert len((await doors.get("/health", headers={"x-request-id": "a b"})).headers["x-request-id"]) == 32
 
 
+async def test_a_correlation_id_comes_back_on_every_answer(doors):
+    """What a client follows its requests by is on refusals, too; an odd one is left out."""
+    for path in ("/v1/models", "/nothing"):
+        assert (await doors.get(path, headers={"x-correlation-id": "trace:1"})).headers["x-correlation-id"] == "trace:1"
+    assert "x-correlation-id" not in (await doors.get("/health", headers={"x-correlation-id": "a b"})).headers
+
+
 def test_every_refusal_has_its_row():
     """No refusal of the domain is without its own HTTP code."""
 
