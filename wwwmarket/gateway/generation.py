@@ -27,32 +27,32 @@ _MaxTokens: TypeAlias = Annotated[int, Meta(ge=1, le=2**24)] | None
 _NOTHING: Final = Raw(b"")
 
 
-class _StreamOptions(Struct):
+class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
 class _Fields(Struct, kw_only=True):
     model: ModelName
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     max_tokens: _MaxTokens = None
     n: _Choices = None
     provider: Routing | None = None
 
 
-class _Chat(_Fields, kw_only=True):
+class ChatRequest(_Fields, kw_only=True):
     messages: Annotated[list[dict[str, Raw]], Meta(min_length=1, max_length=16_384)]
     max_completion_tokens: _MaxTokens = None
-    tools: Raw = _NOTHING
-    functions: Raw = _NOTHING
+    tools: Raw = msgspec.field(default_factory=Raw)
+    functions: Raw = msgspec.field(default_factory=Raw)
 
 
-class _Completion(_Fields, kw_only=True):
+class CompletionRequest(_Fields, kw_only=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     best_of: _Choices = None
 
 
-class _Embedding(_Fields, kw_only=True):
+class EmbeddingRequest(_Fields, kw_only=True):
     input: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
 
 
@@ -82,9 +82,9 @@ class Generation(Struct, frozen=True, kw_only=True):
         )
 
 
-_CHAT: Final = msgspec.json.Decoder(_Chat)
-_COMPLETION: Final = msgspec.json.Decoder(_Completion)
-_EMBEDDING: Final = msgspec.json.Decoder(_Embedding)
+_CHAT: Final = msgspec.json.Decoder(ChatRequest)
+_COMPLETION: Final = msgspec.json.Decoder(CompletionRequest)
+_EMBEDDING: Final = msgspec.json.Decoder(EmbeddingRequest)
 _TEXT: Final = msgspec.json.Decoder(str)
 _PARTS: Final = msgspec.json.Decoder(list[Raw])
 _PART: Final = msgspec.json.Decoder(dict[str, Raw])

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from wwwmarket.gateway.config import GatewayConfig
-from wwwmarket.gateway.generation import read_generation
+from wwwmarket.gateway.generation import ChatRequest, CompletionRequest, EmbeddingRequest, read_generation
 from wwwmarket.gateway.preferences import read_preferences
 from wwwmarket.gateway.repeats import Repeats, fingerprint_of, name_of
 from wwwmarket.gateway.request import api_key, read_body
@@ -46,7 +46,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         "/v1/chat/completions",
         description=_SUMMARY,
         responses=schemas.answers_as("application/json", anything, "The engine's answer, or its events as they come"),
-        openapi_extra=schemas.body(anything, example=_CHAT_EXAMPLE),
+        openapi_extra=schemas.body(schemas.of(ChatRequest), example=_CHAT_EXAMPLE),
     )
     async def chat_completions(request: Request) -> Response:
         return await generate(request, "/v1/chat/completions")
@@ -55,7 +55,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         "/v1/completions",
         description=_SUMMARY,
         responses=schemas.answers_as("application/json", anything, "The engine's answer, or its events as they come"),
-        openapi_extra=schemas.body(anything, example=_COMPLETION_EXAMPLE),
+        openapi_extra=schemas.body(schemas.of(CompletionRequest), example=_COMPLETION_EXAMPLE),
     )
     async def completions(request: Request) -> Response:
         return await generate(request, "/v1/completions")
@@ -64,7 +64,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         "/v1/embeddings",
         description=_SUMMARY,
         responses=schemas.answers_as("application/json", anything, "The engine's answer"),
-        openapi_extra=schemas.body(anything, example=_EMBEDDING_EXAMPLE),
+        openapi_extra=schemas.body(schemas.of(EmbeddingRequest), example=_EMBEDDING_EXAMPLE),
     )
     async def embeddings(request: Request) -> Response:
         return await generate(request, "/v1/embeddings")
