@@ -14,6 +14,7 @@ from platformdirs import user_data_path
 
 from wwwmarket.adapters.engines.opening import EngineTerms, Measure, OpenEngine, open_engines
 from wwwmarket.adapters.keystore import KeyStore, write_new
+from wwwmarket.adapters.log_http import HttpMirrors
 from wwwmarket.adapters.orderers import open_orderer
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
@@ -26,10 +27,11 @@ from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.dispatch.fitting import Fit
 from wwwmarket.dispatch.prediction import LearntLatency
 from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unavailable
 from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo
-from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Promise, Settlement
+from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Parameters, Promise, Settlement
 from wwwmarket.gateway.app import create_app
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.server import Server
@@ -58,6 +60,10 @@ _KV_TOKENS_PER_SEQUENCE: Final = 4_096
 """What an engine of unknown memory is taken to hold for each sequence on offer."""
 
 
+_NOBODY: Final = Committee()
+_NO_FEE: Final = Parameters()
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
     """Where a node lives and which market it is part of. ``market`` None: it founds one named ``origin``.
@@ -76,7 +82,10 @@ class NodeSettings:
     """Address of the node's own database; None: a file of SQLite in ``data``."""
     origin: str = "local.market"
     credits_micro: int = 1_000_000_000_000
-    """What a founded market grants to its founder: all the credits there will ever be in it."""
+    """What a founded market grants to its founder: all the credits there are, until a committee decrees more."""
+    committee: Committee = _NOBODY
+    """Whose mirrors make a founded market's history final."""
+    parameters: Parameters = _NO_FEE
     host: str = "127.0.0.1"
     port: int = 0
     bind: str = "127.0.0.1:0"
@@ -133,6 +142,8 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
         orderer = await _orderer(settings, key)
         if orderer is not None:
             stack.push_async_callback(orderer.close)
+        mirrors = HttpMirrors()
+        stack.push_async_callback(mirrors.close)
         transport = await IrohTransport.bind(key, _bind_address(settings))
         stack.push_async_callback(transport.close)
         _remember_sockets(settings.data, transport.address())
@@ -148,6 +159,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             config=settings.config,
             admin_token=tagged("admin-token/v1", token.encode()),
             orderer=orderer,
+            mirrors=mirrors,
         )
         node = Node(world, await _part(settings, world))
         stack.push_async_callback(node.close)
@@ -207,6 +219,8 @@ async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
         contracts=world.registry.latest,
         grants=(Grant(account=world.key.account, amount_micro=settings.credits_micro),),
         at_ms=world.clock.now_ms(),
+        committee=settings.committee,
+        parameters=settings.parameters,
     )
     return Founding(operator, genesis, seed_orderer=settings.seed_orderer)
 

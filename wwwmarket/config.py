@@ -65,6 +65,9 @@ class ExecutionConfig:
 class LedgerConfig:
     checkpoint_interval_ms: int = 250
     """How often new entries are covered by a checkpoint, and how old ledger time may be while there is traffic."""
+    cosigned_interval_ms: int = 40
+    """The same where mirrors cosign: an entry waits for half of it before it can become final, and each checkpoint
+    costs every mirror one write to its disk."""
     covered_within_ms: int = 5_000
     """What the operator promises for that; 20 times the interval, so that a busy disk is not a broken promise."""
     follow_interval_ms: int = 50
@@ -99,9 +102,6 @@ class MirrorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalityConfig:
-    interval_ms: int = 40
-    """How often new entries are covered where mirrors cosign: an entry waits for half of it, and each round costs every
-    mirror one write to its disk."""
     round_ms: int = 1_000
     """How long a checkpoint is asked for before a newer one takes its place: past a slow mirror's answer. Mirrors never
     go back, so a target that moved faster would find no quorum on any one size."""
@@ -140,6 +140,6 @@ LAN: Final = replace(LOCAL, auction=replace(LOCAL.auction, ask_timeout_ms=400, h
 WAN: Final = replace(
     LOCAL,
     auction=replace(LOCAL.auction, ask_timeout_ms=600, hold_ms=400),
-    ledger=replace(LOCAL.ledger, checkpoint_interval_ms=1_000, covered_within_ms=20_000),
+    ledger=replace(LOCAL.ledger, checkpoint_interval_ms=1_000, cosigned_interval_ms=250, covered_within_ms=20_000),
 )
 PRESETS: Final = {"local": LOCAL, "lan": LAN, "wan": WAN}

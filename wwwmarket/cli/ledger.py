@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from wwwmarket.adapters.log_reader import open_log
+from wwwmarket.cli.governance import decree, propose_app
 from wwwmarket.cli.options import GATEWAY, Json, option
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.progress import progress
@@ -34,9 +35,12 @@ _HELP: Final = """The ledger as files, and its entries for people.
   wwwmarket ledger export ./log                    the whole log, to keep or to audit
   wwwmarket ledger show --tail 20                  the latest entries
   wwwmarket ledger show 17 --ledger ./log --json   one entry, for a program
+  wwwmarket ledger propose --help                  what a committee decides, and how
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(propose_app, name="propose")
+app.command()(decree)
 
 LedgerAddress: TypeAlias = Annotated[
     str, option("--ledger", "A node's or mirror's address, or a folder of 'ledger export'.", metavar="URL|DIR")

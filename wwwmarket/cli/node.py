@@ -12,6 +12,7 @@ import typer
 from wwwmarket.adapters.keystore import KeyStore
 from wwwmarket.cli.amounts import parse_credits
 from wwwmarket.cli.api_keys import keys_app
+from wwwmarket.cli.decrees import read_committee
 from wwwmarket.cli.options import (
     PORT,
     Bind,
@@ -22,6 +23,7 @@ from wwwmarket.cli.options import (
     Port,
     ReadyFile,
     option,
+    parse_share,
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, say
@@ -29,6 +31,7 @@ from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, ru
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId
+from wwwmarket.domain.records import Parameters
 from wwwmarket.node.sequencer import SUPERSEDED
 
 _HELP: Final = """Run a node: a gateway for clients, and a replica of the market's ledger.
@@ -91,6 +94,13 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     credit: Annotated[
         int, option("--credits", "All the credits of a founded market.", parser=parse_credits, metavar="CREDITS")
     ] = "1000000",  # type: ignore[assignment] # typer parses defaults, too
+    committee: Annotated[
+        list[Path] | None,
+        option("--committee", "A file of 'mirror init', once for each mirror of a founded market.", metavar="FILE"),
+    ] = None,
+    fee: Annotated[
+        int, option("--fee", "A founded market's share of each payment.", parser=parse_share, metavar="SHARE")
+    ] = "0",  # type: ignore[assignment] # typer parses defaults, too
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -108,6 +118,8 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         store=store,
         origin=origin,
         credits_micro=credit,
+        committee=read_committee(committee or []),
+        parameters=Parameters(fee_ppm=fee),
         host=host,
         port=port,
         bind=bind,

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 import wwwmarket
 from wwwmarket.domain.errors import Refusal
-from wwwmarket.gateway import catalogue, health, keys, ledger, market, openai, pages, tokenize
+from wwwmarket.gateway import catalogue, governance, health, keys, ledger, market, openai, pages, tokenize
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.gate import Gate
 from wwwmarket.gateway.problems import plain_response, response_of
@@ -57,6 +57,7 @@ def create_app(service: Service, *, config: GatewayConfig) -> FastAPI:
         catalogue.router(service, schemas),
         tokenize.router(service, config, schemas),
         market.router(service, config, schemas),
+        governance.router(service, config, schemas),
         keys.router(service, config, schemas),
         ledger.router(service, schemas),
         health.router(service, schemas),

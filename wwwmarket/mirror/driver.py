@@ -30,6 +30,7 @@ from wwwmarket.mirror.events import (
 )
 from wwwmarket.mirror.machine import Mirror
 from wwwmarket.mirror.reading import read_entries, read_proof
+from wwwmarket.mirror.service import MirrorStatus
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.log_files import LogFiles
 from wwwmarket.ports.store import Change, LedgerStore, RecordStore
@@ -44,7 +45,7 @@ KeepEvidence = Callable[[str, tuple[bytes, ...]], None]
 
 
 class Mirroring:
-    """``wwwmarket mirror run`` without its door."""
+    """Implements ``mirror.service.MirrorService``, where what the door asks is described."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a mirror stands on
         self,
@@ -107,6 +108,21 @@ class Mirroring:
             return await answer
         finally:
             del self._calls[call]
+
+    def verifier_key(self) -> str:
+        return self.mirror.log.text
+
+    def status(self) -> MirrorStatus:
+        size, _, state_root = self.mirror.digest()
+        return MirrorStatus(
+            origin=self.mirror.log.name,
+            mirror=self.mirror.name,
+            cosigned_size=self.mirror.cosigned_size,
+            ledger_size=size,
+            ledger_time_ms=self.mirror.state.now_ms,
+            state_root=state_root,
+            condemned=self.mirror.condemned,
+        )
 
     def served(self) -> Served:
         """Raises Unavailable until something is cosigned."""

@@ -97,6 +97,10 @@ class Mirror:
         self._condemned: str | None = None
 
     @property
+    def name(self) -> str:
+        return self._cosigner.verifier.name
+
+    @property
     def state(self) -> State:
         return self._state
 

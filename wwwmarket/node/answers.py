@@ -15,7 +15,7 @@ from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Un
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import MicroCredits
-from wwwmarket.domain.records import Bid, Evidence, Inclusion, Signed
+from wwwmarket.domain.records import Bid, Certified, Decree, Evidence, Inclusion, Resolution, Signed
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
@@ -32,6 +32,8 @@ from wwwmarket.node.service import (
     Counters,
     DeliveryEvent,
     Explanation,
+    Finality,
+    GovernanceView,
     NodeStatus,
     Preferences,
     Purchase,
@@ -164,12 +166,14 @@ class Answers:
             attestation=record.attestation,
             cost_micro=record.cost_micro or 0,
             settlement_index=index,
+            finality=self._finality(index),
         )
 
     def account(self, account: AccountId) -> AccountView:
         state = self._node.replica.state
         next_seq, prev = state.chain_head(account)
-        return AccountView(id=account, balance=state.account(account), next_seq=next_seq, prev=prev)
+        finality = self._node.replica.finality_of_account(account)
+        return AccountView(id=account, balance=state.account(account), next_seq=next_seq, prev=prev, finality=finality)
 
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]:
         state = self._node.replica.state
@@ -178,6 +182,17 @@ class Answers:
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]:
         everything = self._node.replica.state.awards().items()
         return tuple((name, award) for name, award in everything if account in {None, award.client, award.provider})
+
+    def governance(self) -> GovernanceView:
+        replica = self._node.replica
+        return GovernanceView(
+            origin=replica.genesis.origin, ledger_size=replica.size, governance=replica.state.governance
+        )
+
+    async def decree(self, resolution: Certified[Resolution]) -> Signed[Inclusion]:
+        signing.verify_certified(resolution)
+        inclusion = await self._node.author.settle(self._node.world.key.account, Decree(resolution=resolution))
+        return inclusion.signed
 
     def status(self) -> NodeStatus:
         node, replica = self._node, self._node.replica
@@ -196,6 +211,8 @@ class Answers:
             is_operator=node.is_operator,
             ledger_size=replica.size,
             checkpoint_size=covered,
+            final_size=replica.final_size,
+            committee=replica.judges,
             ledger_time_ms=replica.state.now_ms,
             offers=len(offers),
             peers=len(node.neighbours.known.members),
@@ -212,6 +229,7 @@ class Answers:
             "in_flight": status.in_flight,
             "ledger_entries": status.ledger_size,
             "ledger_checkpoint_entries": status.checkpoint_size,
+            "ledger_final_entries": status.final_size,
             "offers": status.offers,
             "open_awards": len(self._node.replica.state.awards()),
         }
@@ -248,7 +266,13 @@ class Answers:
             cost_micro=record.cost_micro,
             usage=record.usage,
             inclusion=record.inclusion,
+            finality=self._finality(None if record.inclusion is None else record.inclusion.body.index),
         )
+
+    def _finality(self, index: int | None) -> Finality:
+        """Of an entry; what has no place yet is pending where anything ever becomes final."""
+        replica = self._node.replica
+        return replica.finality(replica.size if index is None else index)
 
     def _status_of(self, record: AwardRecord) -> Literal["pending", "open", "settled", "expired", "refused"]:
         replica = self._node.replica
@@ -300,7 +324,10 @@ class Answers:
         return self._node.log.text
 
     async def checkpoint(self) -> bytes:
-        return self._node.replica.checkpoint.note
+        replica = self._node.replica
+        latest, final = replica.checkpoint, replica.final
+        # The same tree with the cosignatures that made it final, as soon as it is.
+        return latest.note if final is None or final.checkpoint != latest.checkpoint else final.note
 
     async def tile(self, path: str) -> bytes:
         size = self._node.replica.checkpoint.checkpoint.size

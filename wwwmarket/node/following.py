@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from wwwmarket.config import NodeConfig
@@ -27,8 +27,9 @@ from wwwmarket.rules.state import Applied
 
 _log = logging.getLogger("wwwmarket.following")
 
-LEAVES, NOTE = b"l", b"c"
-"""First byte of each frame of a following stream: then 8 bytes of first index and a bundle, or a signed note."""
+LEAVES, NOTE, FINAL = b"l", b"c", b"f"
+"""First byte of each frame of a following stream: then 8 bytes of first index and a bundle, or a signed note, or one
+with the cosignatures that make it final."""
 
 _FRAME_BYTES_MAX: Final = 512 * 1024
 _RETRY_FIRST_MS: Final = 100
@@ -47,13 +48,13 @@ async def serve_follower(  # noqa: PLR0913 - one stream
     """
     if start > sequencer.committed:
         raise Conflict(f"this log has {sequencer.committed} entries, not {start}", reason="other_tree")
-    noted = 0
+    noted = finalised = 0
     while True:
         due_ms = clock.monotonic_ms() + interval_ms
-        leaves = await sequencer.news(start, noted)
+        leaves = await sequencer.news(start, noted, finalised)
         if len(leaves) < BUNDLE_ENTRIES_MAX:
             await clock.sleep_until_ms(due_ms)
-            leaves = await sequencer.news(start, noted)
+            leaves = await sequencer.news(start, noted, finalised)
         while leaves:
             count = _fitting(leaves)
             await stream.send(LEAVES + start.to_bytes(8, "big") + encode_bundle(leaves[:count]))
@@ -63,6 +64,10 @@ async def serve_follower(  # noqa: PLR0913 - one stream
             if noted < covered.checkpoint.size <= start:
                 await stream.send(NOTE + covered.note)
                 noted = covered.checkpoint.size
+        for final in (*replica.handovers, *filter(None, [replica.final])):
+            if finalised < final.checkpoint.size <= start:
+                await stream.send(FINAL + final.note)
+                finalised = final.checkpoint.size
 
 
 def _fitting(leaves: Sequence[bytes]) -> int:
@@ -88,7 +93,9 @@ class Following:
         clock: Clock,
         config: NodeConfig,
         on_applied: Callable[[Sequence[Applied]], None],
+        on_final: Callable[[bytes], Awaitable[None]],
     ) -> None:
+        self._on_final = on_final
         self._operators = deque(operators)
         self._log = log
         self._replica = replica
@@ -133,6 +140,9 @@ class Following:
             await self._take_leaves(int.from_bytes(data[:8], "big"), decode_leaves(data[8:]))
         elif kind == NOTE:
             await self._take_note(data)
+        elif kind == FINAL:
+            if self._replica.finalise(data, self._log):
+                await self._on_final(data)
         else:
             raise Malformed("the operator sent a frame of no known kind")
 

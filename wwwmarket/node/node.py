@@ -26,6 +26,7 @@ from wwwmarket.node.author import Author, Included, Submission
 from wwwmarket.node.budgets import Budgets
 from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse, Recent
+from wwwmarket.node.finality import Gathering
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
 from wwwmarket.node.measures import Measures
@@ -38,6 +39,7 @@ from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
 from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
@@ -47,6 +49,8 @@ _log = logging.getLogger("wwwmarket.node")
 
 _REPLAY_ENTRIES: Final = 1_024
 _CONTACTS_MAX: Final = 8
+FINAL: Final = "final-checkpoint"
+LATEST: Final = "latest"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class World:
     registry: Registry
     config: NodeConfig
     admin_token: Digest | None = None
+    mirrors: Mirrors | None = None
+    """How an operator reaches its committee's mirrors; None: nothing becomes final."""
     orderer: Orderer | None = None
     """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
 
@@ -132,6 +138,7 @@ class Node:
             Refusal: the operator served what does not follow.
         """
         await self._replay()
+        await self._restore_final()
         self.turns: Turns | None = None
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
@@ -152,6 +159,7 @@ class Node:
         if self.sequencer is not None:
             self._run(self.sequencer.run())
             await self._found(self.sequencer)
+            self._gather(self.sequencer)
         else:
             assert self.following is not None
             self._run(self.following.run())
@@ -161,6 +169,37 @@ class Node:
             self.author.add_key(pair)
         await self.author.resubmit()
         self._run(self.neighbours.run())
+
+    def _gather(self, sequencer: Sequencer) -> None:
+        """Ask the committee's mirrors for cosignatures, where there is a way to reach them."""
+        world = self.world
+        if world.mirrors is None:
+            return
+        gathering = Gathering(
+            self.log,
+            self.replica,
+            sequencer,
+            world.ledger,
+            world.mirrors,
+            world.clock,
+            world.config.finality,
+            self._keep_final,
+        )
+        self._run(gathering.run())
+
+    async def _keep_final(self, note: bytes) -> None:
+        """The latest final checkpoint, and each by which a committee left office."""
+        changes = [Change(kind=FINAL, key=LATEST, body=note)]
+        final, handovers = self.replica.final, self.replica.handovers
+        if final is not None and handovers and handovers[-1] == final:
+            changes.append(Change(kind=FINAL, key=str(final.checkpoint.size), body=note))
+        await self.world.records.write(changes, patience_ms=self.world.config.record_patience_ms)
+
+    async def _restore_final(self) -> None:
+        kept = dict(await self.world.records.scan(FINAL))
+        latest = kept.pop(LATEST, None)
+        for note in [*(kept[size] for size in sorted(kept, key=int)), *filter(None, [latest])]:
+            self.replica.restore_final(note, self.log)
 
     def _contacts(self) -> list[NodeAddress]:
         """Whom to join by: the operator, and after a restart those whose offers are on the ledger."""
@@ -308,6 +347,7 @@ class Node:
             world.clock,
             world.config,
             self._news.put_nowait,
+            self._keep_final,
         )
 
     def _take_part(self) -> tuple[Sequencer | None, Following | None, Submission]:

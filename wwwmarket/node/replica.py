@@ -1,20 +1,30 @@
 """One copy of the ledger in memory: entries folded into the tree, which knows no meaning, and the state, which is it.
 
 It promises that nothing is in the one that is not in the other, and to compare both with every checkpoint.
+
+It knows what is final: a checkpoint that a quorum of its judges has cosigned. The judges of the first are the genesis's
+committee, and of each further one the committee in office at the final one before it. So a committee leaves office only
+by a checkpoint that it made final itself, and no other can do it in its place.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from typing import Final
 
 from wwwmarket.crypto.signing import VerifiedEntry
-from wwwmarket.domain.errors import Conflict, NotFound, Unavailable
+from wwwmarket.domain.book import AccountRow
+from wwwmarket.domain.committee import Committee
+from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
 from wwwmarket.domain.records import Genesis, Mark, Settlement
 from wwwmarket.domain.shape import Value
-from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint
+from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint, open_checkpoint
 from wwwmarket.ledger.merkle import leaf_hash
+from wwwmarket.ledger.note import VerifierKey
+from wwwmarket.ledger.quorum import check_quorum, cosigner_keys, count_cosigners
 from wwwmarket.ledger.tiles import Tile, Tiler
+from wwwmarket.node.service import Finality
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied, State
@@ -25,6 +35,10 @@ PROVIDERS_KEPT_MAX: Final = 65_536
 """Providers that are known to have settled; one whose last settlement is older than all of theirs counts as new."""
 MARKS_KEPT_MAX: Final = 64
 """Marks whose checkpoint has not come; it follows within a fraction of a second."""
+ROOTS_KEPT_MAX: Final = 4_096
+"""Marks that no final checkpoint covers yet: minutes of traffic without a quorum."""
+CHANGED_KEPT_MAX: Final = 200_000
+"""Accounts that changed since the last final checkpoint; of further ones only that something did."""
 
 
 class Covering(Value):
@@ -43,6 +57,11 @@ class Replica:
         self._full: list[Tile] = []
         self._coverings: OrderedDict[int, Covering] = OrderedDict()
         self._covered: tuple[VerifiedCheckpoint, Covering] | None = None
+        self._roots: OrderedDict[int, bytes] = OrderedDict()
+        self._offices: list[tuple[int, Committee]] = []
+        self._final: VerifiedCheckpoint | None = None
+        self._handovers: list[VerifiedCheckpoint] = []
+        self._changed: OrderedDict[AccountId, int] = OrderedDict()
         self._settlements: OrderedDict[EntryId, int] = OrderedDict()
         self._settled: OrderedDict[AccountId, None] = OrderedDict()
 
@@ -61,14 +80,109 @@ class Replica:
     @property
     def checkpoint(self) -> VerifiedCheckpoint:
         """The latest one. Raises Unavailable until there is one."""
+        return self.covered[0]
+
+    @property
+    def covered(self) -> tuple[VerifiedCheckpoint, Covering]:
+        """The latest checkpoint and its tree. Raises Unavailable until there is one."""
         if self._covered is None:
             raise Unavailable("no checkpoint covers this ledger yet", retry_after_ms=1_000)
-        return self._covered[0]
+        return self._covered
+
+    @property
+    def final(self) -> VerifiedCheckpoint | None:
+        """The latest final checkpoint, with its cosignatures."""
+        return self._final
+
+    @property
+    def final_size(self) -> int:
+        return 0 if self._final is None else self._final.checkpoint.size
+
+    @property
+    def handovers(self) -> tuple[VerifiedCheckpoint, ...]:
+        """The final checkpoints by which committees left office, in order: who begins to follow needs each."""
+        return tuple(self._handovers)
+
+    @property
+    def judges(self) -> Committee:
+        """Whose quorum makes the next checkpoint final."""
+        return self.committee_at(max(self.final_size, 1))
+
+    def committee_at(self, size: int) -> Committee:
+        """The committee in office after so many entries."""
+        place = bisect_right(self._offices, size, key=lambda office: office[0])
+        return self._offices[place - 1][1] if place else Committee()
+
+    def finality(self, index: int) -> Finality:
+        """Of the entry at ``index``."""
+        if index < self.final_size:
+            return "final"
+        return "pending" if self.judges.members else "none"
+
+    def finality_of_account(self, account: AccountId) -> Finality:
+        """Of an account's balance."""
+        fallback = self.size - 1 if len(self._changed) >= CHANGED_KEPT_MAX else -1
+        index = self._changed.get(account, fallback)
+        return self.finality(index) if self.judges.members else "none"
+
+    def finalise(self, note: bytes, log: VerifierKey) -> bool:
+        """Take a checkpoint as final; whether that is news.
+
+        Raises:
+            Unauthorised: fewer than a quorum of its judges have cosigned it.
+            Conflict: it is of another tree than the entries that are here: evidence.
+        """
+        judges = self.judges
+        opened = open_checkpoint(note, log, cosigner_keys(judges))
+        if opened.checkpoint.size <= self.final_size:
+            return False
+        check_quorum(opened, judges)
+        self._check_root(opened.checkpoint)
+        self._take_final(opened)
+        return True
+
+    def restore_final(self, note: bytes, log: VerifierKey) -> None:
+        """Take up a checkpoint that was final before: its judges are one of the committees that were in office.
+
+        Raises:
+            Unauthorised: none of them made it final.
+            Conflict: it is of another tree than the entries that are here.
+        """
+        size = open_checkpoint(note, log).checkpoint.size
+        for start, judges in reversed(self._offices):
+            opened = open_checkpoint(note, log, cosigner_keys(judges))
+            if start <= size and 0 < judges.quorum <= count_cosigners(opened, judges):
+                if size in self._roots:  # an older one was compared before it was stored
+                    self._check_root(opened.checkpoint)
+                self._take_final(opened, judges)
+                return
+        raise Unauthorised("no committee of this ledger made that checkpoint final", reason="no_quorum")
+
+    def _check_root(self, checkpoint: Checkpoint) -> None:
+        if self._roots.get(checkpoint.size) != checkpoint.root:
+            raise Conflict(
+                f"the checkpoint of {checkpoint.size} entries is not of the entries that are here", reason="other_tree"
+            )
+
+    def _take_final(self, opened: VerifiedCheckpoint, judges: Committee | None = None) -> None:
+        size = opened.checkpoint.size
+        if self.committee_at(size) != (judges or self.judges):
+            self._handovers.append(opened)
+        if size <= self.final_size:
+            return
+        self._final = opened
+        for root in [root for root in self._roots if root <= size]:
+            del self._roots[root]
+        while self._changed and next(iter(self._changed.values())) < size:
+            self._changed.popitem(last=False)
 
     def apply(self, entry: VerifiedEntry) -> Applied:
         """Follow the next entry. Raises a Refusal, with nothing changed, when it does not follow."""
         applied = self.state.apply(check(entry))
         self._full += self._tiler.append(leaf_hash(entry.leaf))
+        self._follow_committee()
+        if self._offices[-1][1].members:
+            self._remember_changed(applied)
         match applied.checked.body:
             case Mark():
                 self._remember_mark()
@@ -129,7 +243,23 @@ class Replica:
         if len(self._settled) > PROVIDERS_KEPT_MAX:
             self._settled.popitem(last=False)
 
+    def _follow_committee(self) -> None:
+        committee = self.state.governance.committee
+        if not self._offices or self._offices[-1][1] is not committee:
+            self._offices.append((self.size, committee))
+
+    def _remember_changed(self, applied: Applied) -> None:
+        for row in applied.rows:
+            if isinstance(row, AccountRow):
+                self._changed[row.id] = applied.index
+                self._changed.move_to_end(row.id)
+        while len(self._changed) > CHANGED_KEPT_MAX:
+            self._changed.popitem(last=False)
+
     def _remember_mark(self) -> None:
+        self._roots[self.size] = self._tiler.root()
+        if len(self._roots) > ROOTS_KEPT_MAX:
+            self._roots.popitem(last=False)
         full, self._full = tuple(self._full), []
         if self._coverings:
             full = (*next(reversed(self._coverings.values())).full, *full)

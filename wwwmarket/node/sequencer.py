@@ -24,6 +24,7 @@ from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.records import Inclusion, Mark
 from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX
 from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from wwwmarket.ledger.merkle import SIZE_MAX
 from wwwmarket.ledger.note import Signer
 from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Covering, Replica
@@ -279,12 +280,15 @@ class Sequencer:
         self._replica.cover(open_checkpoint(note, signer.verifier))
 
     async def _mark_forever(self) -> None:
-        interval_ms = self._config.checkpoint_interval_ms
         while True:
-            await self._clock.sleep_until_ms(self._marked_at_ms + interval_ms)
+            await self._clock.sleep_until_ms(self._marked_at_ms + self._interval_ms())
             self._marked_at_ms = self._clock.monotonic_ms()
             if self._is_mark_due():
                 self.mark()
+
+    def _interval_ms(self) -> int:
+        is_cosigned = bool(self._replica.state.governance.committee.members)
+        return self._config.cosigned_interval_ms if is_cosigned else self._config.checkpoint_interval_ms
 
     def _is_mark_due(self) -> bool:
         """With new entries; and while awards are open, so that ledger time reaches their expiry without traffic."""
@@ -307,10 +311,19 @@ class Sequencer:
         self._admit(entry, future)
         self._marked = self._replica.size
 
-    async def news(self, start: int, noted: int) -> list[bytes]:
-        """Wait for durable entries from ``start`` on, or a checkpoint larger than ``noted``; the entries at hand."""
+    async def announce(self) -> None:
+        """Tell whoever waits for news that a checkpoint has become final."""
         async with self._moved:
-            await self._moved.wait_for(lambda: self._committed > start or self._covered_size() > noted)
+            self._moved.notify_all()
+
+    async def news(self, start: int, noted: int, finalised: int = SIZE_MAX) -> list[bytes]:
+        """Wait for durable entries from ``start`` on, or a checkpoint larger than ``noted``, or a final one larger than
+        ``finalised``; the entries at hand.
+        """
+        async with self._moved:
+            await self._moved.wait_for(
+                lambda: self._committed > start or self._covered_size() > noted or self._replica.final_size > finalised
+            )
         held = len(self._tail)
         if start >= self._committed - held:
             return [self._tail[place] for place in range(start - (self._committed - held), held)]

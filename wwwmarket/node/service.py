@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Protocol, TypeAlias
 
 from msgspec import Meta
 
-from wwwmarket.domain.book import Account, ListedOffer, OpenAward
+from wwwmarket.domain.book import Account, Governance, ListedOffer, OpenAward
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.model import ModelName, Precision
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Tokens, Usage
@@ -13,10 +14,12 @@ from wwwmarket.domain.records import (
     Attestation,
     Award,
     Bid,
+    Certified,
     Evidence,
     Inclusion,
     NodeAddress,
     Receipt,
+    Resolution,
     Signed,
 )
 from wwwmarket.domain.shape import Value
@@ -24,6 +27,10 @@ from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
+
+Finality: TypeAlias = Literal["none", "pending", "final"]
+"""Of what stands on the ledger: final once a quorum of the committee has cosigned it; none where there is no committee
+that could."""
 
 
 class Preferences(Value):
@@ -100,16 +107,18 @@ class Explanation(Value):
     cost_micro: MicroCredits | None
     usage: Usage | None
     inclusion: Signed[Inclusion] | None
+    finality: Finality = "none"
 
 
 class ReceiptView(Value):
-    """Both sides' accounts of one execution, and the entry that settled it."""
+    """Both sides' accounts of one execution, and the entry that settled it, with its finality."""
 
     award: EntryId
     receipt: Signed[Receipt] | None
     attestation: Signed[Attestation] | None
     cost_micro: MicroCredits
     settlement_index: Count | None
+    finality: Finality = "none"
 
 
 class AsksView(Value):
@@ -142,6 +151,15 @@ class AccountView(Value):
     balance: Account
     next_seq: Count
     prev: EntryId
+    finality: Finality = "none"
+
+
+class GovernanceView(Value):
+    """Who decides, and what is in force, as this node has read the ledger."""
+
+    origin: str
+    ledger_size: Count
+    governance: Governance
 
 
 class NodeStatus(Value):
@@ -164,6 +182,9 @@ class NodeStatus(Value):
     version: str
     sequencers: tuple[NodeAddress, ...] = ()
     """Where the ledger's sequencers are, the leader first, where there are several."""
+    final_size: Count = 0
+    """Entries that a quorum of the committee has made final."""
+    committee: Committee = Committee()
 
 
 class Counters(Value):
@@ -266,6 +287,11 @@ class Service(Protocol):
 
     def is_admin(self, secret: str) -> bool:
         """Whether ``secret`` is this node's own admin token (in its data directory, mode 0600)."""
+        ...
+
+    def governance(self) -> GovernanceView: ...
+    async def decree(self, resolution: Certified[Resolution]) -> Signed[Inclusion]:
+        """Write what a quorum of the committee has signed, as this node's entry. Refused as the contracts say."""
         ...
 
     def status(self) -> NodeStatus: ...

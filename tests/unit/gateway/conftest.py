@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from openai import AsyncOpenAI
 
 from wwwmarket.crypto import canonical
-from wwwmarket.crypto.signing import KeyPair, open_entry, sign
-from wwwmarket.domain.book import Account, ListedOffer
+from wwwmarket.crypto.signing import KeyPair, open_entry, sign, verify_certified
+from wwwmarket.domain.book import Account, Governance, ListedOffer
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import InsufficientCredit, NotFound, Refusal, Unauthorised
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import Prices, Slo, Usage
@@ -29,6 +30,7 @@ from wwwmarket.node.service import (
     Counters,
     Delivered,
     Explanation,
+    GovernanceView,
     NodeStatus,
     Purchase,
     ReceiptView,
@@ -285,6 +287,16 @@ class ScriptedMarket:
 
     def is_admin(self, secret):
         return secret == ADMIN
+
+    def governance(self):
+        return GovernanceView(
+            origin="test.market", ledger_size=9, governance=Governance(committee=Committee(), contracts={})
+        )
+
+    async def decree(self, resolution):
+        verify_certified(resolution)
+        inclusion = Inclusion(entry=AWARD, origin="test.market", index=9, covered_by_ms=5)
+        return sign(CLIENT, inclusion).signed
 
     def status(self):
         return NodeStatus(

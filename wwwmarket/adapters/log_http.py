@@ -1,0 +1,111 @@
+"""Logs and mirrors over HTTP: files, and requests for cosignatures. Of strangers, so bounded in bytes and time.
+
+No redirects, proxies, cookies or decompression: what comes back is what was served.
+"""
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+
+from wwwmarket.domain.errors import NotFound, TooLarge, Unavailable
+from wwwmarket.ports.mirrors import MirrorAnswer
+
+CONNECT_TIMEOUT_S: Final = 3.0
+SILENCE_TIMEOUT_S: Final = 10.0
+"""The longest wait for the next byte of a file."""
+KEEPALIVE_S: Final = 10.0
+"""Shorter than the 15 s after which a node's door closes an idle connection."""
+CONNECTIONS_MAX: Final = 64
+ANSWER_BYTES_MAX: Final = 65_536
+"""A hundred signature lines need a third of it."""
+RETRY_AFTER_MS: Final = 1_000
+
+_GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+
+
+def _new_session() -> ClientSession:
+    return ClientSession(
+        connector=TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S),
+        cookie_jar=DummyCookieJar(),
+        headers={"accept-encoding": "identity"},
+        skip_auto_headers=("user-agent",),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+class HttpFiles:
+    """Implements ``ports.log_files.LogFiles`` for the files under a URL; made where an event loop runs."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.rstrip("/")
+        self._session = _new_session()
+        self._timeout = ClientTimeout(connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S)
+
+    async def read(self, path: str, *, bytes_max: int) -> bytes:
+        url = f"{self._prefix}/{path}"
+        try:
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
+                if response.status in _GONE:
+                    raise NotFound(f"there is no {url}")
+                if response.status != HTTPStatus.OK:
+                    raise Unavailable(f"{url}: HTTP status {response.status}", retry_after_ms=RETRY_AFTER_MS)
+                return await _read_at_most(response, bytes_max)
+        except (ClientError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"{url}: {str(error) or type(error).__name__}", retry_after_ms=RETRY_AFTER_MS) from None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class HttpMirrors:
+    """Implements ``ports.mirrors.Mirrors``; made where an event loop runs."""
+
+    def __init__(self) -> None:
+        self._session = _new_session()
+
+    async def add_checkpoint(self, url: str, body: bytes, *, timeout_ms: int) -> MirrorAnswer:
+        timeout = ClientTimeout(total=timeout_ms / 1_000, connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._session.post(
+                f"{url.rstrip('/')}/add-checkpoint", data=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                content = await _read_at_most(response, ANSWER_BYTES_MAX)
+                return MirrorAnswer(status=response.status, media_type=response.content_type, body=content)
+        except (ClientError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"{url}: {str(error) or type(error).__name__}", retry_after_ms=RETRY_AFTER_MS) from None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > bytes_max:
+            raise TooLarge(f"{response.url} has more than {bytes_max} bytes")
+    return bytes(content)
+
+
+async def find_prefix(address: str) -> tuple[str, str]:
+    """Where the files of a log are, given a node's gateway or the prefix itself, and its verifier key's text.
+
+    Raises:
+        NotFound: neither has a key.
+        Unavailable: nobody answers there.
+    """
+    base = address.rstrip("/").removesuffix("/v1").removesuffix("/ledger")
+    for prefix in (f"{base}/ledger", address.rstrip("/")):
+        files = HttpFiles(prefix)
+        try:
+            key = await files.read("vkey", bytes_max=1_024)
+            return prefix, key.decode("utf-8", "replace").strip()
+        except NotFound:
+            continue
+        finally:
+            await files.close()
+            await asyncio.sleep(0)  # aiohttp closes its sockets in the loop's next turn
+    raise NotFound(f"there is no log at {address}: give the address of the market's node")

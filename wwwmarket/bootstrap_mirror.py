@@ -1,0 +1,170 @@
+"""Puts a mirror together: its keys, the log it is pinned to, its database and its door."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from wwwmarket.adapters.evidence_files import EvidenceFolder
+from wwwmarket.adapters.keystore import KeyStore, write_new
+from wwwmarket.adapters.log_http import HttpFiles, find_prefix
+from wwwmarket.adapters.storage import SqlStore
+from wwwmarket.adapters.system import SystemClock, SystemEntropy
+from wwwmarket.config import MirrorConfig
+from wwwmarket.crypto.derivation import child
+from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.domain.committee import Member
+from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Unavailable
+from wwwmarket.gateway.mirror import CONFIG, create_mirror_app
+from wwwmarket.gateway.server import Server
+from wwwmarket.ledger.note import Cosigner, VerifierKey, parse_verifier_key
+from wwwmarket.mirror.driver import Mirroring
+from wwwmarket.mirror.machine import Mirror
+from wwwmarket.rules.registry import Registry
+
+MIRROR_KEY: Final = "mirror"
+_COSIGNER: Final = "cosigner"
+"""A key of its own, since a cosigner's key signs nothing else (C2SP tlog-cosignature); the same backup restores it."""
+_MEMBER: Final = "member.json"
+_LOG: Final = "log.vkey"
+_DEFAULT: Final = MirrorConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorSettings:
+    """``log`` is the address of the log's node; ``vkey`` pins its key, which else is believed at the first start."""
+
+    data: Path
+    log: str
+    vkey: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    name: str | None = None
+    url: str | None = None
+    passphrase: bytes | None = None
+    config: MirrorConfig = _DEFAULT
+
+
+@dataclass(frozen=True)
+class RunningMirror:
+    """A mirror at work: ``door`` is its base address, ``working`` raises what broke it."""
+
+    mirroring: Mirroring
+    member: Member
+    door: str
+    working: asyncio.Task[None]
+
+
+def load_member(data: Path) -> Member:
+    """What a committee knows of the mirror in ``data``. Raises NotFound, Malformed."""
+    try:
+        return msgspec.json.decode((data / _MEMBER).read_bytes(), type=Member)
+    except FileNotFoundError:
+        raise NotFound(f"there is no mirror in {data}: make one with 'wwwmarket mirror init'") from None
+    except msgspec.DecodeError:
+        raise Malformed(f"{data / _MEMBER} is damaged: remove it and run 'wwwmarket mirror init' again") from None
+
+
+def make_member(data: Path, name: str | None, url: str, passphrase: bytes | None) -> Member:
+    """The mirror in ``data`` under that name and address; its key is made where there is none.
+
+    Raises:
+        Malformed: a name or address that no committee can hold.
+    """
+    key = mirror_key(data, passphrase, create=True)
+    fields = {
+        "name": name or f"mirror-{key.account[:12]}",
+        "account": key.account,
+        "cosigner": child(key, _COSIGNER).account,
+        "url": url,
+    }
+    try:
+        member = msgspec.convert(fields, Member)
+    except msgspec.ValidationError as error:
+        raise Malformed(f"no committee could hold this mirror: {error}") from None
+    (data / _MEMBER).write_bytes(msgspec.json.format(msgspec.json.encode(member), indent=2) + b"\n")
+    return member
+
+
+def mirror_key(data: Path, passphrase: bytes | None, *, create: bool = False) -> KeyPair:
+    """The key of the mirror in ``data``. Raises NotFound, Unauthorised."""
+    keys = KeyStore(data / "keys")
+    if create and not keys.path(MIRROR_KEY).exists():
+        keys.create(MIRROR_KEY, KeyPair(SystemEntropy().bytes(32)), passphrase)
+    return keys.load(MIRROR_KEY, passphrase)
+
+
+@contextlib.asynccontextmanager
+async def open_mirror(settings: MirrorSettings) -> AsyncIterator[RunningMirror]:
+    """A mirror with its door, from start to orderly end.
+
+    Raises:
+        Refusal: whatever keeps it from starting, with what to do about it.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'mirror.db'}")
+        stack.push_async_callback(store.close)
+        key = mirror_key(settings.data, settings.passphrase, create=True)
+        name = settings.name or _name_of(settings.data, key)
+        prefix, log = await _pin_log(settings)
+        files = HttpFiles(prefix)
+        stack.push_async_callback(files.close)
+        mirror = Mirror(log, Cosigner(name, child(key, _COSIGNER)), Registry.load(), settings.config)
+        evidence = EvidenceFolder(settings.data / "evidence")
+        mirroring = Mirroring(mirror, files, store.ledger, store.records, SystemClock(), settings.config, evidence.keep)
+        await mirroring.start()
+        working = asyncio.create_task(mirroring.run())
+        stack.push_async_callback(_stop, working)
+        server = Server(create_mirror_app(mirroring), settings.host, settings.port, config=CONFIG)
+        port = await server.start()
+        stack.push_async_callback(server.stop)
+        door = f"http://{settings.host}:{port}"
+        member = make_member(settings.data, name, settings.url or _url_of(settings.data, door), settings.passphrase)
+        yield RunningMirror(mirroring, member, door, working)
+
+
+def _name_of(data: Path, key: KeyPair) -> str:
+    try:
+        return load_member(data).name
+    except NotFound:
+        return f"mirror-{key.account[:12]}"
+
+
+def _url_of(data: Path, door: str) -> str:
+    try:
+        return load_member(data).url
+    except NotFound:
+        return door
+
+
+async def _pin_log(settings: MirrorSettings) -> tuple[str, VerifierKey]:
+    """The log under the key of the first start, for ever.
+
+    Raises:
+        Conflict: the log there has another key.
+    """
+    pinned = settings.data / _LOG
+    try:
+        prefix, text = await find_prefix(settings.log)
+    except Unavailable:
+        if not pinned.exists():
+            raise
+        prefix, text = f"{settings.log.rstrip('/')}/ledger", pinned.read_text().strip()
+    expected = settings.vkey or (pinned.read_text().strip() if pinned.exists() else text)
+    if text != expected:
+        raise Conflict(f"the log at {settings.log} has the key {text}, and this mirror is of {expected}")
+    if not pinned.exists():
+        write_new(pinned, f"{text}\n".encode())
+    elif pinned.read_text().strip() != text:
+        raise Conflict(f"{settings.data} holds another log: give each log's mirror a folder of its own")
+    return prefix, parse_verifier_key(text)
+
+
+async def _stop(working: asyncio.Task[None]) -> None:
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
