@@ -38,6 +38,7 @@ class LyingLog:
 
     def __init__(self, leaves: Sequence[bytes] = (), signer: KeyPair = OPERATOR, origin: str = ORIGIN) -> None:
         self.leaves: list[bytes] = []
+        self.forged = False
         self.signer = Signer(origin, signer)
         self.state = State(REGISTRY)
         for leaf in leaves:
