@@ -301,6 +301,11 @@ def test_a_provider_joins_and_leaves(market, program, http, until, tmp_path):
     assert newcomer.returncode == 0
 
 
+def on_offer(http) -> list[dict[str, object]]:
+    """The catalogue without ``market``, which each node takes from the awards that it has seen itself."""
+    return [{**card, "market": None} for card in http.get("/v1/models").json()["data"]]
+
+
 def providers_of(http) -> set[str]:
     return {offer["provider"] for offer in http.get("/v1/offers").json()["data"]}
 
@@ -310,7 +315,7 @@ def test_a_further_gateway_has_the_same_market(market, program, http, tmp_path):
     with Child("gateway", ["node", "run", "--market", market.base, "--port", "0"], tmp_path) as gateway:
         base = gateway.ready().gateway
         with httpx.Client(base_url=base, trust_env=False) as other:
-            assert other.get("/v1/models").json() == http.get("/v1/models").json()
+            assert on_offer(other) == on_offer(http)
             assert other.get("/v1/status").json()["is_operator"] is False
         audited = program("audit", base, "--vkey", market.vkey)
     assert audited.stdout.splitlines()[-1] == "audit: pass", audited.stderr

@@ -85,9 +85,14 @@ class KeyStore:
         return self.backup_of(name) == account
 
     def backup_of(self, name: str) -> AccountId | None:
-        """Of which account, kept as ``name``, a backup was made. What cannot be read is no backup."""
+        """Of which account, kept as ``name``, a backup was made. What cannot be read is no backup.
+
+        Raises:
+            Malformed: what is not a name.
+        """
+        path = self._backup_path(name)
         try:
-            return canonical.decode(self._backup_path(name).read_bytes(), _Backup).account
+            return canonical.decode(path.read_bytes(), _Backup).account
         except (FileNotFoundError, Malformed):
             return None
 

@@ -54,7 +54,7 @@ def _of(kind):  # noqa: C901, PLR0911 - one line for each kind of type
                 _of(kind.item_type), min_size=kind.min_length or 0, max_size=min(kind.max_length or 3, 3)
             ).map(tuple)
         case inspect.DictType():
-            return st.dictionaries(_of(kind.key_type), _of(kind.value_type), max_size=3)
+            return st.dictionaries(_of(kind.key_type), _of(kind.value_type), min_size=kind.min_length or 0, max_size=3)
         case inspect.UnionType():
             return st.one_of(*map(_of, kind.types))
         case inspect.NoneType():

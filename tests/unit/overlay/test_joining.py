@@ -113,9 +113,12 @@ def test_a_change_of_profile_is_heard_of():
     world.run(60_000)
     changed = profile(3, "org/new")
     world.perform(address(3).node, Described(at_ms=world.now_ms, profile=changed))
-    world.run_until(
-        lambda: sum(bool(m.neighbourhood().eligible("org/new")) for m in world.members.values()) >= 5, limit_ms=60_000
-    )
+
+    def knows(member) -> bool:
+        hood = member.neighbourhood()
+        return any("org/new" in known.said.serves for known in (*hood.members, *hood.reserves))
+
+    world.run_until(lambda: sum(map(knows, world.members.values())) >= 5, limit_ms=60_000)
 
 
 def test_measured_round_trips_are_kept_of_known_nodes_only():
