@@ -425,7 +425,8 @@ def _latency(
         )
     try:
         model = step_time_model(*hardware, precision=served.precision)
-        limits = limits_for(*hardware, precision=served.precision, sequences_max=capacity.sequences)
+        sequences_max = min(capacity.sequences, description.sequences_max or capacity.sequences)
+        limits = limits_for(*hardware, precision=served.precision, sequences_max=sequences_max)
     except Refusal:
         return LearntLatency.from_promise(slo, capacity, kv_tokens_max=kv_tokens_max)
     return LearntLatency.from_step_time(model, limits)

@@ -6,7 +6,7 @@ that answers typically use. What leaves this module is integer tokens, rounded u
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from math import ceil, exp, log, sqrt
 from statistics import NormalDist
 from typing import Final, Generic, TypeVar
@@ -93,6 +93,17 @@ class Habit(Value):
         )
 
 
+class Memory(Value):
+    """One habit as it is now, for whoever keeps it: of a client with a model, or of the model itself (``client`` None).
+
+    ``habit`` None: it is forgotten.
+    """
+
+    client: AccountId | None
+    model: ModelName
+    habit: Habit | None
+
+
 K = TypeVar("K", bound=Hashable)
 
 _NOTHING_SEEN: Final = Habit()
@@ -115,11 +126,11 @@ class _Habits(Generic[K]):
         self._habits.move_to_end(key)
         return habit
 
-    def put(self, key: K, habit: Habit) -> None:
+    def put(self, key: K, habit: Habit) -> K | None:
+        """What is forgotten for it, if anything is."""
         self._habits[key] = habit
         self._habits.move_to_end(key)
-        if len(self._habits) > self._limit:
-            self._habits.popitem(last=False)
+        return self._habits.popitem(last=False)[0] if len(self._habits) > self._limit else None
 
 
 class OutputLengths:
@@ -144,18 +155,37 @@ class OutputLengths:
             high=_whole(high, max_output_tokens),
         )
 
-    def observe(self, client: AccountId, model: ModelName, output_tokens: Tokens, *, max_output_tokens: Tokens) -> None:
-        """Learn from an answer that ran to its end.
+    def observe(
+        self, client: AccountId, model: ModelName, output_tokens: Tokens, *, max_output_tokens: Tokens
+    ) -> tuple[Memory, ...]:
+        """Learn from an answer that ran to its end; returns what is remembered otherwise than before.
 
         One that was cut off at its maximum says only "at least so long": it never lowers an estimate.
         """
         if output_tokens == 0 or max_output_tokens == 0:
-            return
+            return ()
         of_model, of_client = self._beliefs(client, model, max_output_tokens)
         cut_off = output_tokens >= max_output_tokens
-        key = (client, model)
-        self._models.put(model, self._models.of(model).seen(_counted(output_tokens, of_model, cut_off=cut_off)))
-        self._clients.put(key, self._clients.of(key).seen(_counted(output_tokens, of_client, cut_off=cut_off)))
+        seen = self._models.of(model).seen(_counted(output_tokens, of_model, cut_off=cut_off))
+        again = self._clients.of((client, model)).seen(_counted(output_tokens, of_client, cut_off=cut_off))
+        memories = (Memory(client=None, model=model, habit=seen), Memory(client=client, model=model, habit=again))
+        return (*memories, *self.remember(memories))
+
+    def remember(self, memories: Iterable[Memory]) -> tuple[Memory, ...]:
+        """Take up habits, those used longest ago first; returns which are forgotten for them."""
+        forgotten: list[Memory] = []
+        for memory in memories:
+            if memory.habit is None:
+                continue
+            if memory.client is None:
+                model = self._models.put(memory.model, memory.habit)
+                if model is not None:
+                    forgotten.append(Memory(client=None, model=model, habit=None))
+                continue
+            pair = self._clients.put((memory.client, memory.model), memory.habit)
+            if pair is not None:
+                forgotten.append(Memory(client=pair[0], model=pair[1], habit=None))
+        return tuple(forgotten)
 
     def _beliefs(self, client: AccountId, model: ModelName, max_output_tokens: Tokens) -> tuple[Belief, Belief]:
         """Of the model, and of the client with it."""

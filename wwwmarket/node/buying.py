@@ -22,7 +22,7 @@ from wwwmarket.domain.records import (
 from wwwmarket.market import auction, award
 from wwwmarket.market.bid import estimate
 from wwwmarket.node import messages
-from wwwmarket.node.delivery import Decision, Delivery, Purse
+from wwwmarket.node.delivery import DISPATCH_MESSAGES, Decision, Delivery, Purse
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.service import DeliveryEvent, Preferences, Purchase
 
@@ -73,6 +73,7 @@ class Buying:
         """
         purse = self.purse
         begun = purse.clock.monotonic_ms()
+        purse.count("auctions_total")
         asked, reserves = self._draw(bid.body, preferences)
         terms = purse.config.auction
         machine = auction.Auction(
@@ -235,7 +236,9 @@ class Buying:
                 raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
             return purse.ask_self(request)
         timeout_ms = purse.config.auction.ask_timeout_ms
+        purse.count(DISPATCH_MESSAGES)
         reply = await purse.transport.request(address, canonical.encode(request), timeout_ms=timeout_ms)
+        purse.count(DISPATCH_MESSAGES)
         return messages.read_answer(reply)
 
     def _buyer(self, decision: Decision) -> award.Buyer:

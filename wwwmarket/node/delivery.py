@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import VerifiedEntry
-from wwwmarket.dispatch.output_length import OutputLengths
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
@@ -25,6 +24,7 @@ from wwwmarket.market import auction, award
 from wwwmarket.node import messages
 from wwwmarket.node.author import Author, Included
 from wwwmarket.node.handover import Attempt, Goods, Handover
+from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent
 from wwwmarket.ports.clock import Clock, Entropy
@@ -36,6 +36,8 @@ from wwwmarket.rules.registry import AwardRule
 _log = logging.getLogger("wwwmarket.delivery")
 
 AWARD: Final = "award"
+DISPATCH_MESSAGES: Final = "dispatch_messages_total"
+"""Asks, answers to them and handovers between this node and others, as the simulator counts them, too."""
 _WAITING_PIECES_MAX: Final = 256
 _RECENT_MAX: Final = 2_048
 
@@ -98,10 +100,11 @@ class Purse:
     settle: Callable[[AccountId, Settlement], None]
     submit: Callable[[VerifiedEntry], Included]
     observe: Callable[[str, float], None]
+    count: Callable[[str], None]
     keep: Callable[[list[Change]], None]
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
-    lengths: OutputLengths
+    lengths: Lengths
 
 
 class Decision(Value):
@@ -287,6 +290,10 @@ class Delivery:
             goods=self._goods,
             promise=self._record.inclusion,
         )
+        if effect.contender.offer.address.node != self._purse.node:
+            self._purse.count(DISPATCH_MESSAGES)
+        if len(self._attempts) > 1:
+            self._purse.count("failovers_total")
         self._attempt = Attempt(self._purse, opening, self._events, self._reading)
 
     def _forward(self, effect: award.ForwardPromise) -> None:
@@ -316,7 +323,7 @@ class Delivery:
         assert self._record is not None
         client = self._record.award.bid.client
         usage, attestation = effect.receipt.usage, effect.attestation.body
-        self._learn(usage, attestation)
+        learnt = self._learn(usage, attestation)
         self._record = replace(
             self._record,
             outcome=attestation.outcome,
@@ -333,14 +340,14 @@ class Delivery:
             self._purse.settle(
                 client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
             )
-        self._keep()
+        self._keep(learnt)
 
-    def _learn(self, usage: Usage, attestation: Attestation) -> None:
+    def _learn(self, usage: Usage, attestation: Attestation) -> list[Change]:
         """How long this client's answers are; one that failed or was cancelled says nothing about that."""
         if attestation.outcome != "completed":
-            return
+            return []
         bid = self._decision.bid
-        self._purse.lengths.observe(
+        return self._purse.lengths.observe(
             bid.client, bid.model.name, usage.output_tokens, max_output_tokens=bid.max_output_tokens
         )
 
@@ -365,8 +372,8 @@ class Delivery:
             self._keep()
         self._say(effect.refusal if effect.engine is None else EngineRefused(*effect.engine))
 
-    def _keep(self) -> None:
+    def _keep(self, also: Sequence[Change] = ()) -> None:
         """For explanations only: what binds is durable in the ledger, so this can wait to share a commit."""
         assert self._record is not None
         self._purse.recent.put(self._record)
-        self._purse.keep([Change(kind=AWARD, key=self._record.id, body=canonical.encode(self._record))])
+        self._purse.keep([Change(kind=AWARD, key=self._record.id, body=canonical.encode(self._record)), *also])

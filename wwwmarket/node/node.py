@@ -29,6 +29,7 @@ from wwwmarket.node.delivery import Purse, Recent
 from wwwmarket.node.finality import Gathering
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
+from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.moves import Moves
 from wwwmarket.node.neighbours import Neighbours
@@ -103,6 +104,7 @@ class Node:
         self.measures: Final = Measures()
         self.recent: Final = Recent()
         self.started_ms: Final = world.clock.now_ms()
+        self.lengths: Final = Lengths(OutputLengths())
         self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
         self.reviewing: Reviewing | None = None
@@ -165,6 +167,7 @@ class Node:
             self._run(self.following.run())
             await self._catch_up(self.following)
         await self.keyring.load()
+        await self.lengths.restore(self.world.records)
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
         await self.author.resubmit()
@@ -429,10 +432,11 @@ class Node:
             settle=self.settle,
             submit=self.submission.submit,
             observe=self.measures.observe,
+            count=self.measures.count,
             keep=self._keep,
             recent=self.recent,
             acknowledge=self.acknowledging.acknowledge,
-            lengths=OutputLengths(),
+            lengths=self.lengths,
         )
 
     def _candidates(self, model: str) -> list[auction.Candidate]:

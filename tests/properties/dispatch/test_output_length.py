@@ -59,3 +59,22 @@ def test_what_is_remembered_is_bounded(pairs):
         lengths.observe(f"{client:064x}", str(model), 10, max_output_tokens=100)
         lengths.expected(f"{model:064x}", str(client), 100)
     assert len(lengths) <= 8
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=100))
+def test_who_keeps_what_is_told_can_go_on(pairs):
+    """Whatever was seen: what ``observe`` returned, kept by key, makes another learner that expects the same."""
+    lengths = OutputLengths(clients_max=5, models_max=3)
+    kept = {}
+    for client, model in pairs:
+        for memory in lengths.observe(f"{client:064x}", str(model), 1 + client, max_output_tokens=100):
+            key = (memory.client, memory.model)
+            kept.pop(key, None)
+            if memory.habit is not None:
+                kept[key] = memory
+    again = OutputLengths(clients_max=5, models_max=3)
+    assert again.remember(kept.values()) == ()
+    assert len(again) == len(lengths) == len(kept)
+    for client, model in pairs:
+        name = (f"{client:064x}", str(model), 100)
+        assert again.expected(*name) == lengths.expected(*name)

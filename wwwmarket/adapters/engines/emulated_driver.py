@@ -72,6 +72,10 @@ class Driver:
         return self._engine.waiting
 
     @property
+    def sequences_max(self) -> int:
+        return self._engine.limits.sequences_max
+
+    @property
     def kv_usage(self) -> float:
         return self._engine.kv_tokens / self._engine.limits.kv_tokens_max
 

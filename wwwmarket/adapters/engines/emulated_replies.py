@@ -46,6 +46,8 @@ class CompletionRequest(Struct):
     ignore_eos: bool = False
     n: int | None = None
     seed: int | None = None
+    emulated_output_tokens: _Positive | None = None
+    """How long the reply is, said by whoever replays a trace: a real engine does not know this field."""
 
 
 class Speaker(Struct, frozen=True):
@@ -109,7 +111,7 @@ def plan(path: Path, request: CompletionRequest, speaker: Speaker) -> Reply:
         )
     chance = random.Random(f"{speaker.seed}/{request.seed}/{prompt}")  # noqa: S311 - a seeded draw, nothing secret
     drawn = max(1, round(REPLY_TOKENS_MEDIAN * chance.lognormvariate(0, REPLY_TOKENS_SPREAD)))
-    wanted = speaker.output_tokens or drawn
+    wanted = request.emulated_output_tokens or speaker.output_tokens or drawn
     asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     limit = max(1, min(room, asked if asked is not None else room))
     cut = request.ignore_eos or wanted > limit

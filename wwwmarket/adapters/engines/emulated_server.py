@@ -162,7 +162,7 @@ class _Server:
         return _respond({"object": "list", "data": [{**model, "max_model_len": self._speaker.context_tokens}]})
 
     async def version(self, _: Request) -> Response:
-        return _respond({"version": __version__, "gpu": self._gpu})
+        return _respond({"version": __version__, "gpu": self._gpu, "sequences_max": self._driver.sequences_max})
 
     async def health(self, _: Request) -> Response:
         return Response()

@@ -67,10 +67,11 @@ class Listing(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
-    """``GET /version``; ``gpu`` is the emulated engine's."""
+    """``GET /version``; ``gpu`` and ``sequences_max`` are the emulated engine's."""
 
     version: str = ""
     gpu: str = ""
+    sequences_max: _Positive | None = None
 
 
 class Props(Struct, frozen=True):
@@ -117,7 +118,7 @@ def describe(told: Told, facts: EngineFacts, *, blind: bool) -> EngineDescriptio
         gpu_class=_label(version.gpu) if engine == EMULATED else facts.gpu_class,
         models=tuple(_served(listed, told, facts) for listed in listing.data),
         emulated=engine == EMULATED,
-        sequences_max=props.total_slots or server.max_running_requests,
+        sequences_max=props.total_slots or server.max_running_requests or version.sequences_max,
         kv_tokens_max=told.kv_tokens_max or server.max_total_num_tokens,
     )
 
