@@ -43,7 +43,7 @@ class Expiry:
         listed = self._listed(offer)
         assert listed is not None, "an offer that falls due is listed"
         self._offers[offer] = None
-        if self._rules.offer_v2 is None:
+        if self._rules.offer_v2 is None or not self._tables.parameters.unbonding_ms:
             self._move(listed.provider, available=listed.bonded_micro, bonded=-listed.bonded_micro)
             return
         for row in self._rules.offer_v2.unbond(self._tables, offer, listed):

@@ -130,6 +130,16 @@ def test_everything_that_ends_at_one_mark_ends_in_order(ledger):
     assert ledger.state.account(PROVIDER.account) == Account(available_micro=1_000_000 - NO_SHOW)
 
 
+def test_without_an_unbonding_time_a_bond_is_free_when_its_offer_ends():
+    """At the same mark: no bond waits for a further one that may not come for long."""
+    ledger = Ledger.begun(parameters=Parameters(unbonding_ms=0))
+    ledger.list_offers()
+    ledger.mark(NOW + 86_400_000)
+    assert ledger.state.account(PROVIDER.account) == Account(available_micro=1_000_000)
+    assert not ledger.state.unbondings()
+    assert adds_up(ledger)
+
+
 def test_a_market_s_fee_goes_to_its_operator():
     """Out of what the provider gets, by the genesis's parameters."""
     ledger = Ledger.begun(parameters=Parameters(fee_ppm=100_000))
