@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.ledger.checkpoint import (
@@ -14,12 +15,13 @@ from wwwmarket.ledger.checkpoint import (
 )
 from wwwmarket.ledger.export import files
 from wwwmarket.ledger.merkle import leaf_hash, root_of
-from wwwmarket.ledger.note import Cosigner, Signer
+from wwwmarket.ledger.note import Cosigner, Signer, parse_note
 
 SUMDB = "/usr/share/gocode/src/golang.org/x/mod/sumdb"
 """Where Debian's golang-golang-x-mod-dev lies."""
 
 ORIGIN = "market.example/log"
+COSIGNED_S = 1_700_000_000
 ENTRIES = [b'{"entry":%d}' % index + b"x" * (index * 7 % 300) for index in range(700)]
 
 pytestmark = pytest.mark.foreign("go", SUMDB)
@@ -32,13 +34,14 @@ def log(request, tmp_path):
     signer, mirror = Signer(ORIGIN, KeyPair(bytes(32))), Cosigner("mirror.example", KeyPair(bytes(31) + b"\x01"))
     root = root_of(map(leaf_hash, entries))
     note = sign_checkpoint(signer, Checkpoint(origin=ORIGIN, size=len(entries), root=root))
-    cosignature = cosign_checkpoint(mirror, open_checkpoint(note, signer.verifier), timestamp_s=1_700_000_000)
+    cosignature = cosign_checkpoint(mirror, open_checkpoint(note, signer.verifier), timestamp_s=COSIGNED_S)
     checkpoint = open_checkpoint(with_cosignatures(note, [cosignature]), signer.verifier, [mirror.verifier])
     for path, data in files(checkpoint, lambda start, end: entries[start:end]):
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
     (tmp_path / "vkey").write_text(signer.verifier.text)
+    (tmp_path / "cosigners").write_text(f"{mirror.verifier.text}\n")
     return tmp_path, checkpoint.checkpoint
 
 
@@ -57,6 +60,7 @@ def test_go_accepts_the_exported_log(go_verify, log):
     found = json.loads(ran.stdout)
     assert (found["origin"], found["size"]) == (ORIGIN, checkpoint.size)
     assert found["inclusion_proofs"] == -(-checkpoint.size // 7)
+    assert found["cosigners"] == {"mirror.example": COSIGNED_S}
 
 
 @largest
@@ -66,6 +70,7 @@ def test_go_sees_every_file(go_verify, log):
     found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     assert found == [
         "checkpoint",
+        "cosigners",
         "tile/0/000",
         "tile/0/001",
         "tile/0/002.p/188",
@@ -94,21 +99,44 @@ def test_go_refuses_a_flipped_bit_in_any_file(go_verify, log, place):
 
 @largest
 def test_go_refuses_a_flipped_bit_in_the_checkpoint(go_verify, log):
-    """One changed bit in what the log itself wrote and signed, and Go refuses it; the cosignature is not Go's to judge."""
+    """In what the log wrote and signed: Go refuses it. In the cosignature's line: Go refuses it, or knows no such mirror."""
     folder, _ = log
     file = folder / "checkpoint"
     good = file.read_bytes()
     own = good.index("\N{EM DASH} mirror.example".encode())
-    for place in range(0, own - 3, 5):  # the last base64 character holds bits of no byte, which Go lets pass
+    for place in range(0, len(good) - 3, 5):  # the last base64 character holds bits of no byte, which Go lets pass
         file.write_bytes(flipped(good, place))
-        assert go_verify(folder).returncode == 1, place
+        ran = go_verify(folder)
+        assert ran.returncode == 1 or (place > own and json.loads(ran.stdout)["cosigners"] == {}), place
+
+
+@largest
+def test_go_takes_a_cosignature_at_its_word_about_the_time(go_verify, log):
+    """The time is signed with the text: one second more in the line, and Go refuses it."""
+    folder, _ = log
+    file = folder / "checkpoint"
+    good = file.read_bytes()
+    line = parse_note(good).signatures[-1]
+    moved = replace(line, signature=(COSIGNED_S + 1).to_bytes(8, "big") + line.signature[8:])
+    file.write_bytes(good.replace(line.line.encode(), moved.line.encode()))
+    assert go_verify(folder).returncode == 1
+    file.write_bytes(good)
+    assert go_verify(folder).returncode == 0
+
+
+@largest
+def test_a_cosignature_of_nobody_known_says_nothing_to_go(go_verify, log):
+    """Without the mirror's key its line is passed over, as the specification demands."""
+    folder, _ = log
+    (folder / "cosigners").unlink()
+    assert json.loads(go_verify(folder).stdout)["cosigners"] == {}
 
 
 @largest
 def test_go_refuses_a_missing_file(go_verify, log):
     """Without any one of its files the log is refused."""
     folder, _ = log
-    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+    for file in sorted(each for each in folder.rglob("*") if each.is_file() and each.name != "cosigners"):
         good = file.read_bytes()
         file.unlink()
         assert go_verify(folder).returncode == 1, file

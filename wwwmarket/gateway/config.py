@@ -9,6 +9,8 @@ class GatewayConfig:
     """Requests at once, of all clients; beyond it 429. Health and metrics are always answered."""
     connections_max: int = 4_096
     """Open sockets, idle ones too: well under the usual limit of file descriptors."""
+    connections_per_address_max: int = 4_096
+    """Of one address, which may be a proxy's with everybody behind it: all of them, unless a door is for few."""
     head_bytes_max: int = 32_768
     """Request line and headers: what common proxies allow."""
     head_timeout_s: float = 10.0

@@ -17,8 +17,14 @@ from wwwmarket.ledger.witness import REQUEST_BYTES_MAX, SIZE_TYPE
 from wwwmarket.mirror.events import Cosigned, Reason
 from wwwmarket.mirror.service import MirrorService, MirrorStatus
 
-CONFIG: Final = GatewayConfig(in_flight_max=64, connections_max=256, body_timeout_s=10.0)
-"""A mirror is asked by one operator and read by a few auditors."""
+CONFIG: Final = GatewayConfig(
+    in_flight_max=64,
+    connections_max=256,
+    connections_per_address_max=64,
+    request_bytes_max=REQUEST_BYTES_MAX,
+    body_timeout_s=10.0,
+)
+"""A mirror is asked by one operator and read by a few auditors: no one address may keep the operator out."""
 
 STATUS: Final[dict[Reason, HTTPStatus]] = {
     "malformed": HTTPStatus.BAD_REQUEST,
@@ -56,7 +62,7 @@ def _asking(service: MirrorService, config: GatewayConfig, schemas: Schemas) -> 
     @doors.post("/add-checkpoint", response_class=PlainTextResponse)
     async def add_checkpoint(request: Request) -> Response:
         """Cosign a checkpoint, given as C2SP tlog-witness has it."""
-        answer = await service.add_checkpoint(await read_body(request, config, bytes_max=REQUEST_BYTES_MAX))
+        answer = await service.add_checkpoint(await read_body(request, config, bytes_max=config.request_bytes_max))
         if isinstance(answer, Cosigned):
             return PlainTextResponse(answer.lines)
         if answer.reason == "other_size":

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal
@@ -17,19 +18,30 @@ class BoundedProtocol(HttpToolsProtocol):
     """HTTP/1.1 by httptools in uvicorn, which by itself reads heads of any length for any time."""
 
     bounds: ClassVar[GatewayConfig]
+    by_address: ClassVar[Counter[str]]
+    """How many connections each address has: of one server, whose class this is."""
+    _address: str | None = None
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections_max:
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self.by_address[self._address] += 1
+        too_many = self.by_address[self._address] > self.bounds.connections_per_address_max
+        if too_many or len(self.connections) > self.bounds.connections_max:
             transport.abort()
             return
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
+        if self._address is not None:
+            self.by_address[self._address] -= 1
+            if not self.by_address[self._address]:
+                del self.by_address[self._address]
+            self._address = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +109,9 @@ class Server:
         self._uvicorn = _Embedded(
             uvicorn.Config(
                 app,
-                http=type("Bounded", (BoundedProtocol,), {"bounds": config}) if http == "httptools" else "h11",
+                http=type("Bounded", (BoundedProtocol,), {"bounds": config, "by_address": Counter()})
+                if http == "httptools"
+                else "h11",
                 ws="none",
                 lifespan="off",
                 loop="none",

@@ -78,6 +78,8 @@ def parse_path(path: str) -> TileId | BundleId:
     number, width = int(re.sub("[x/]", "", digits)), int(partial or TILE_WIDTH)
     if not 1 <= width <= TILE_WIDTH:
         raise Malformed(f"a partial tile has 1 to {TILE_WIDTH - 1} hashes")
+    if number > SIZE_MAX >> TILE_HEIGHT:
+        raise Malformed("no tree is so large")
     name = BundleId(number=number, width=width) if kind == "entries" else _tile(int(kind), number, width)
     if path_of(name) != path:
         raise Malformed(f"not the canonical path, which is {path_of(name)}")

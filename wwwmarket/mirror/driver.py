@@ -99,15 +99,17 @@ class Mirroring:
             raise
         except Malformed as refusal:
             return Refused(reason="malformed", message=refusal.message, size=self.mirror.cosigned_size)
-        self._asked_ms = self._clock.monotonic_ms()
         call, self._next_call = self._next_call, self._next_call + 1
         answer: asyncio.Future[Cosigned | Refused] = asyncio.get_running_loop().create_future()
         self._calls[call] = answer
         try:
             self._handle(CheckpointOffered(call=call, request=request, now_ms=self._clock.now_ms()))
-            return await answer
+            answered = await answer
         finally:
             del self._calls[call]
+        if isinstance(answered, Cosigned):  # who asks for nothing that can be cosigned does not keep it from looking
+            self._asked_ms = self._clock.monotonic_ms()
+        return answered
 
     def verifier_key(self) -> str:
         return self.mirror.log.text

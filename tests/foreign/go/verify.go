@@ -1,16 +1,19 @@
 // Verify checks a log published as static files (C2SP tlog-tiles) with the code of the Go checksum database, which
-// shares nothing with ours. Usage: verify DIR, where DIR holds checkpoint, vkey and tile/. It prints a summary as JSON,
-// and exits with 1 at the first fault.
+// shares nothing with ours. Usage: verify DIR, where DIR holds checkpoint, vkey and tile/, and where cosignatures are to
+// be checked, cosigners with one key a line. It prints a summary as JSON, and exits with 1 at the first fault.
 package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -22,6 +25,8 @@ const (
 	height = 8
 	width  = 1 << height
 	every  = 7 // every 7th entry is proven: all places in a tile come by, full and partial
+
+	cosignatureV1 = 0x04 // the type of a timestamped Ed25519 cosignature (C2SP tlog-cosignature)
 )
 
 // directory reads tiles as files, and is a tlog.TileReader.
@@ -35,6 +40,8 @@ type summary struct {
 	Tiles       int    `json:"tiles"`
 	Inclusion   int    `json:"inclusion_proofs"`
 	Consistency int    `json:"consistency_proofs"`
+	// Cosigners says who has cosigned the checkpoint, and when, in seconds since 1970.
+	Cosigners map[string]uint64 `json:"cosigners"`
 }
 
 func main() {
@@ -53,7 +60,7 @@ func main() {
 }
 
 func verify(dir directory) (*summary, error) {
-	origin, tree, err := dir.checkpoint()
+	origin, tree, cosigners, err := dir.checkpoint()
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +68,7 @@ func verify(dir directory) (*summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &summary{Origin: origin, Size: tree.N, Root: tree.Hash.String()}
+	found := &summary{Origin: origin, Size: tree.N, Root: tree.Hash.String(), Cosigners: cosigners}
 	if found.Tiles, err = dir.compareTiles(tree, hashes); err != nil {
 		return nil, err
 	}
@@ -76,40 +83,125 @@ func verify(dir directory) (*summary, error) {
 	return found, nil
 }
 
-// checkpoint opens the note with the key in vkey and reads its text.
-func (dir directory) checkpoint() (string, tlog.Tree, error) {
+// checkpoint opens the note with the keys in vkey and cosigners, and reads its text. The log itself must have signed.
+func (dir directory) checkpoint() (string, tlog.Tree, map[string]uint64, error) {
 	var none tlog.Tree
 	vkey, err := dir.read("vkey")
 	if err != nil {
-		return "", none, err
+		return "", none, nil, err
 	}
-	verifier, err := note.NewVerifier(strings.TrimSpace(string(vkey)))
+	log, err := note.NewVerifier(strings.TrimSpace(string(vkey)))
 	if err != nil {
-		return "", none, err
+		return "", none, nil, err
+	}
+	verifiers, err := dir.cosigners()
+	if err != nil {
+		return "", none, nil, err
 	}
 	data, err := dir.read("checkpoint")
 	if err != nil {
-		return "", none, err
+		return "", none, nil, err
 	}
-	opened, err := note.Open(data, note.VerifierList(verifier))
+	opened, err := note.Open(data, note.VerifierList(append(verifiers, log)...))
 	if err != nil {
-		return "", none, err
+		return "", none, nil, err
 	}
-	lines := strings.Split(opened.Text, "\n")
-	if len(lines) != 4 || lines[0] != verifier.Name() {
-		return "", none, fmt.Errorf("not a checkpoint of %s", verifier.Name())
+	signed, times := false, map[string]uint64{}
+	for _, sig := range opened.Sigs {
+		if sig.Name == log.Name() && sig.Hash == log.KeyHash() {
+			signed = true
+			continue
+		}
+		raw, err := base64.StdEncoding.DecodeString(sig.Base64)
+		if err != nil {
+			return "", none, nil, err
+		}
+		times[sig.Name] = binary.BigEndian.Uint64(raw[4:])
+	}
+	if !signed {
+		return "", none, nil, fmt.Errorf("%s has not signed", log.Name())
+	}
+	tree, err := parse(opened.Text, log.Name())
+	return log.Name(), tree, times, err
+}
+
+// parse reads the text of a checkpoint.
+func parse(text, origin string) (tlog.Tree, error) {
+	var none tlog.Tree
+	lines := strings.Split(text, "\n")
+	if len(lines) != 4 || lines[0] != origin {
+		return none, fmt.Errorf("not a checkpoint of %s", origin)
 	}
 	size, err := strconv.ParseInt(lines[1], 10, 64)
 	if err != nil || size < 0 || strconv.FormatInt(size, 10) != lines[1] {
-		return "", none, fmt.Errorf("bad size %q", lines[1])
+		return none, fmt.Errorf("bad size %q", lines[1])
 	}
 	root, err := base64.StdEncoding.DecodeString(lines[2])
 	if err != nil || len(root) != tlog.HashSize {
-		return "", none, fmt.Errorf("bad root %q", lines[2])
+		return none, fmt.Errorf("bad root %q", lines[2])
 	}
 	tree := tlog.Tree{N: size}
 	copy(tree.Hash[:], root)
-	return lines[0], tree, nil
+	return tree, nil
+}
+
+// cosigners reads the keys in the file of that name, in a sorted order; where there is no such file, none.
+func (dir directory) cosigners() ([]note.Verifier, error) {
+	data, err := dir.read("cosigners")
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	keys := strings.Fields(string(data))
+	sort.Strings(keys)
+	var found []note.Verifier
+	for _, key := range keys {
+		verifier, err := newCosigner(key)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, verifier)
+	}
+	return found, nil
+}
+
+// cosigner verifies timestamped cosignatures, which golang.org/x/mod does not know: it is a note.Verifier.
+type cosigner struct {
+	name string
+	hash uint32
+	key  ed25519.PublicKey
+}
+
+// newCosigner reads <name>+<hash>+<base64 of type and key>.
+func newCosigner(vkey string) (*cosigner, error) {
+	parts := strings.SplitN(vkey, "+", 3)
+	if len(parts) != 3 {
+		return nil, fmt.Errorf("bad cosigner %q", vkey)
+	}
+	key, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil || len(key) != 1+ed25519.PublicKeySize || key[0] != cosignatureV1 {
+		return nil, fmt.Errorf("bad cosigner %q", vkey)
+	}
+	sum := sha256.Sum256(append([]byte(parts[0]+"\n"), key...))
+	hash := binary.BigEndian.Uint32(sum[:])
+	if fmt.Sprintf("%08x", hash) != parts[1] {
+		return nil, fmt.Errorf("the hash of %q is %08x", vkey, hash)
+	}
+	return &cosigner{name: parts[0], hash: hash, key: key[1:]}, nil
+}
+
+func (c *cosigner) Name() string    { return c.name }
+func (c *cosigner) KeyHash() uint32 { return c.hash }
+
+// Verify wants eight bytes of time, then a signature of that time and the text.
+func (c *cosigner) Verify(text, sig []byte) bool {
+	if len(sig) != 8+ed25519.SignatureSize {
+		return false
+	}
+	head := fmt.Sprintf("cosignature/v1\ntime %d\n", binary.BigEndian.Uint64(sig))
+	return ed25519.Verify(c.key, append([]byte(head), text...), sig[8:])
 }
 
 // stored holds all hashes of the tree in memory, and is a tlog.HashReader.
