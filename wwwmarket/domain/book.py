@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
-from wwwmarket.domain.records import Award, Offer, Parameters, RuleId, Upgrade
+from wwwmarket.domain.records import Award, Offer, Parameters, RuleId, Succession, Upgrade
 from wwwmarket.domain.shape import Value
 
 
@@ -58,7 +58,7 @@ class OpenAward(Value, omit_defaults=True):
 class Governance(Value):
     """Who may decide, and what is in force: ``decrees`` counts those followed, ``minted_micro`` what came by them.
 
-    ``upgrade`` is decided and waits for its index.
+    ``upgrade`` is decided and waits for its index; ``successions`` are those by which the log changed hands, in order.
     """
 
     committee: Committee
@@ -66,6 +66,7 @@ class Governance(Value):
     decrees: Count = 0
     minted_micro: MicroCredits = 0
     upgrade: Upgrade | None = None
+    successions: tuple[Succession, ...] = ()
 
 
 class AccountRow(Value):

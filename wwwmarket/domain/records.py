@@ -267,7 +267,23 @@ class Mint(Record, tag="mint/v1"):
     amount_micro: Annotated[int, Meta(ge=1, le=2**53 - 1)]
 
 
-Resolution: TypeAlias = Election | Upgrade | Mint
+class Succession(Record, tag="succession/v1"):
+    """Gives the log another name and another operator, from entry ``size`` on. The tree of ``size`` entries, whose root
+    is ``root``, stays as it is; whatever else was ordered under the old name does not.
+
+    ``origin`` is the name until now, and ``operator_address`` where the new operator can be reached.
+    """
+
+    origin: Origin
+    number: Count
+    size: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    root: Digest
+    successor: Origin
+    operator: AccountId
+    operator_address: NodeAddress
+
+
+Resolution: TypeAlias = Election | Upgrade | Mint | Succession
 """What a committee can decide. ``number`` counts the decrees of this log, so that none is followed twice."""
 
 

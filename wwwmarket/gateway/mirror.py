@@ -36,6 +36,7 @@ STATUS: Final[dict[Reason, HTTPStatus]] = {
     "other_time": HTTPStatus.SERVICE_UNAVAILABLE,
     "busy": HTTPStatus.SERVICE_UNAVAILABLE,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "succeeded": HTTPStatus.NOT_FOUND,
 }
 """The first five are the protocol's; a mirror that replays has further reasons: entries that do not follow are as wrong
 as a wrong proof, and what may pass is tried again."""

@@ -18,6 +18,7 @@ Reason: TypeAlias = Literal[
     "other_time",
     "busy",
     "unavailable",
+    "succeeded",
 ]
 
 

@@ -8,8 +8,12 @@ It promises to cosign a checkpoint only if
 3. there is one root for one size (``other_size``), and the new tree begins with the old one (``not_consistent``);
 4. the entries are those of the checkpoint (``not_consistent``), each follows by signatures and contracts, and every
    mark's state root is this mirror's own (``does_not_follow``);
-5. its last entry is a mark (``does_not_follow``), whose time is this mirror's, within a tolerance (``other_time``);
+5. its last entry is a mark, and the entries say that this is their log's key (``does_not_follow``); the mark's time is
+   this mirror's, within a tolerance (``other_time``);
 6. and all of it is on its disk.
+
+A log may change hands (``succession/v1``). A mirror that has sworn to one successor cosigns nothing further under the
+old name, and swears to no other (``succeeded``): so what a quorum of mirrors has sworn to is the last of the old name.
 
 Entries are applied only under a checkpoint that the log has signed and that the disk holds. A log that has once signed
 an entry which does not follow is cosigned no more (``does_not_follow``): no later tree can be without it.
@@ -27,7 +31,7 @@ from msgspec.structs import replace
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto.signing import VerifiedEntry, open_entry
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Unauthorised
-from wwwmarket.domain.records import Genesis, Mark
+from wwwmarket.domain.records import Certified, Mark, Succession
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.checkpoint import (
     Checkpoint,
@@ -59,9 +63,11 @@ from wwwmarket.mirror.events import (
     Refused,
     Served,
 )
+from wwwmarket.mirror.oaths import check_oath, check_quorum_of
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
+from wwwmarket.rules.succession import check_succession, succession_in
 
 
 class _No(Exception):  # noqa: N818 - an answer within this machine
@@ -81,7 +87,11 @@ class _Job(Value):
 
 class Mirror:
     def __init__(self, log: VerifierKey, cosigner: Cosigner, registry: Registry, config: MirrorConfig) -> None:
-        self.log: Final = log
+        """``log`` is the key that the log has, or had."""
+        self._pinned: Final = log
+        self._past: set[VerifierKey] = set()
+        self._oath: Succession | None = None
+        self._successor: Succession | None = None
         self._cosigner = cosigner
         self._config = config
         self._state = State(registry)
@@ -95,6 +105,18 @@ class Mirror:
         self._waiting: deque[CheckpointOffered] = deque()
         self._job: _Job | None = None
         self._condemned: str | None = None
+
+    @property
+    def log(self) -> VerifierKey:
+        """By whose key the next checkpoint must be signed."""
+        if self._successor is not None:
+            return VerifierKey(name=self._successor.successor, account=self._successor.operator)
+        return self._key_of_state() if self._pinned in self._past else self._pinned
+
+    @property
+    def oath(self) -> Succession | None:
+        """The succession that this mirror has signed, while the log has not followed it."""
+        return self._oath
 
     @property
     def name(self) -> str:
@@ -121,6 +143,36 @@ class Mirror:
         """Size, tree root and state root, so that two replays can be compared."""
         return self._tiler.size, self._tiler.root(), self._state.root()
 
+    # Changing hands
+
+    def check_oath(self, succession: Succession) -> None:
+        """Whether this mirror may swear to that. Raises as ``oaths.check_oath``."""
+        check_oath(succession, self._oath, self._cosigned, self._state.governance, self._cosigner.verifier.account)
+
+    def swear(self, succession: Succession) -> None:
+        """Take up an oath that is on the disk."""
+        self._oath = succession
+
+    def accept(self, certified: Certified[Succession]) -> int | None:
+        """Follow a successor from now on, by the word of a quorum of the committee that this mirror knows.
+
+        Gives None; or, where this mirror holds more or other entries than the successor begins from, of how many it has
+        to begin anew: what it had cosigned beyond was never final, and never will be.
+
+        Raises:
+            Malformed, Unauthorised, Forbidden: as ``oaths.check_quorum_of``.
+        """
+        succession, size = certified.body, self._tiler.size
+        if succession in self._state.governance.successions:
+            return None
+        check_quorum_of(certified, self._state.governance)
+        if size > succession.size:
+            return succession.size
+        if size == succession.size and self._tiler.root().hex() != succession.root:
+            return 0
+        self._successor = succession
+        return None
+
     # Taking up what is stored
 
     def replay(self, leaves: Sequence[bytes], kept: bytes | None, now_ms: int) -> None:
@@ -129,15 +181,15 @@ class Mirror:
         Raises:
             Refusal: what is stored does not follow, or is not the checkpoint's: restore it, or begin anew.
         """
-        covered = None if kept is None else open_checkpoint(kept, self.log)
+        size = _size_of(kept)
         for leaf in leaves:
             self._apply(open_entry(leaf))
-            if covered is not None and self._tiler.size == covered.checkpoint.size:
-                self._take_up(covered, now_ms)
+            if kept is not None and self._tiler.size == size:
+                self._take_up(open_checkpoint(kept, self._key_of_state()), now_ms)
 
     def check_replayed(self, kept: bytes | None) -> None:
         """Raises Conflict when fewer entries are stored than were cosigned."""
-        size = 0 if kept is None else open_checkpoint(kept, self.log).checkpoint.size
+        size = _size_of(kept)
         if self._cosigned.size != size:
             raise Conflict(f"{size} entries were cosigned and {self._tiler.size} are stored: restore the database")
 
@@ -179,6 +231,8 @@ class Mirror:
             checkpoint = parse_checkpoint(parse_note(request.note).text)
             if checkpoint.origin != self.log.name:
                 raise _No("unknown_log", f"this mirror knows the log {self.log.name} and no other")
+            if self._oath is not None and self._successor is None:
+                raise _No("succeeded", f"this mirror has sworn that {self._oath.successor} follows this log")
             verified = open_checkpoint(request.note, self.log)
         except Malformed as refusal:
             raise _No("malformed", refusal.message) from None
@@ -196,11 +250,13 @@ class Mirror:
             return []
         if parse_checkpoint(parse_note(first).text).root == checkpoint.root:
             return []
-        return [Keep(name=f"{checkpoint.size}-{checkpoint.root.hex()[:16]}", parts=(first, self._bare(verified.note)))]
+        return [
+            Keep(name=f"{checkpoint.size}-{checkpoint.root.hex()[:16]}", parts=(first, _bare(verified.note, self.log)))
+        ]
 
     def remember(self, note: bytes) -> None:
-        """A checkpoint that the log has signed, to compare others of its size with."""
-        self._recent.setdefault(parse_checkpoint(parse_note(note).text).size, self._bare(note))
+        """A checkpoint that the log has signed, without others' signatures, to compare others of its size with."""
+        self._recent.setdefault(_size_of(note), note)
         if len(self._recent) > self._config.recent_max:
             self._recent.popitem(last=False)
 
@@ -226,14 +282,16 @@ class Mirror:
         if event.call is not None:
             self._check_consistent(request.old, target, cosigned.root, request.proof)
         if target.size == cosigned.size:
+            if target.origin != cosigned.origin:
+                raise _No("other_size", f"{cosigned.size} entries were cosigned under the log's old name")
             return self._agree(event.call, request.note, event.now_ms)
         size = self._tiler.size
         if target.size < size:
             raise _No("busy", f"{size} entries are here already under a later checkpoint of this log")
         if target.size == size and target.root != self._tiler.root():
             raise _No("not_consistent", f"another tree of {size} entries is here under a checkpoint of this log")
-        self.remember(request.note)
-        self._job = _Job(call=event.call, target=target, note=self._bare(request.note))
+        self._job = _Job(call=event.call, target=target, note=_bare(request.note, self.log))
+        self.remember(self._job.note)
         if target.size == size:
             nothing = Persist(pending=self._job.note, start=size, leaves=(), ids=(), covered=None)
             return self._judge(self._job, nothing, event.now_ms)
@@ -287,9 +345,12 @@ class Mirror:
     def _apply(self, entry: VerifiedEntry) -> None:
         checked = check(entry)
         body = checked.body
-        if isinstance(body, Genesis) and (body.origin, body.operator) != (self.log.name, self.log.account):
-            raise Forbidden("the genesis is of another log, or names another operator than the log's key")
+        check_succession(body, self._tiler.root)
+        before = self._key_of_state() if self._tiler.size else None
         self._state.apply(checked)
+        if before is not None and succession_in(body) is not None:
+            self._past.add(before)
+            self._oath = self._successor = None
         self._full += self._tiler.append(leaf_hash(entry.leaf))
         self._marked = isinstance(body, Mark)
 
@@ -300,6 +361,9 @@ class Mirror:
 
     def _judge(self, job: _Job, persist: Persist, now_ms: int) -> list[Effect]:
         """The tree is the checkpoint's: keep it as cosigned, unless it is no state's, or its time is not ours."""
+        if self.log != self._key_of_state():
+            refusal = Forbidden(f"the entries are those of a log with the key {self._key_of_state().text}")
+            return [*([persist] if persist.leaves else []), *self._condemn(job, [], refusal)]
         try:
             self._check_time(now_ms)
         except _No as no:
@@ -326,7 +390,8 @@ class Mirror:
 
     def _cover(self, checkpoint: Checkpoint, note: bytes, partial: tuple[Tile, ...], now_ms: int) -> str:
         """Cosign what is on the disk; gives the signature line."""
-        cosignature = cosign_checkpoint(self._cosigner, open_checkpoint(note, self.log), timestamp_s=now_ms // 1_000)
+        verified = open_checkpoint(note, self._key_of_state())
+        cosignature = cosign_checkpoint(self._cosigner, verified, timestamp_s=now_ms // 1_000)
         self._cosigned = checkpoint
         self._served = Served(checkpoint=checkpoint, note=with_cosignatures(note, [cosignature]), partial=partial)
         return cosignature.line
@@ -350,8 +415,17 @@ class Mirror:
             return []
         return [Answer(call=call, answer=Refused(reason=no.reason, message=no.message, size=self._cosigned.size))]
 
-    def _bare(self, note: bytes) -> bytes:
-        """The note with its log's signature alone: what others added is theirs to keep."""
-        parsed = parse_note(note)
-        own = [each for each in parsed.signatures if (each.name, each.key_id) == (self.log.name, self.log.id)]
-        return encode_note(parsed.text, own)
+    def _key_of_state(self) -> VerifierKey:
+        """Whose log the entries say that they are."""
+        return VerifierKey(name=self._state.origin, account=self._state.operator)
+
+
+def _size_of(note: bytes | None) -> int:
+    return 0 if note is None else parse_checkpoint(parse_note(note).text).size
+
+
+def _bare(note: bytes, log: VerifierKey) -> bytes:
+    """The note with its log's signature alone: what others added is theirs to keep."""
+    parsed = parse_note(note)
+    own = [each for each in parsed.signatures if (each.name, each.key_id) == (log.name, log.id)]
+    return encode_note(parsed.text, own)

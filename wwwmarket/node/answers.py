@@ -186,7 +186,7 @@ class Answers:
     def governance(self) -> GovernanceView:
         replica = self._node.replica
         return GovernanceView(
-            origin=replica.genesis.origin, ledger_size=replica.size, governance=replica.state.governance
+            origin=replica.state.origin, ledger_size=replica.size, governance=replica.state.governance
         )
 
     async def decree(self, resolution: Certified[Resolution]) -> Signed[Inclusion]:

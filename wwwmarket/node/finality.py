@@ -78,7 +78,6 @@ class Gathering:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what gathering needs
         self,
-        log: VerifierKey,
         replica: Replica,
         sequencer: Sequencer,
         ledger: LedgerStore,
@@ -87,7 +86,6 @@ class Gathering:
         config: FinalityConfig,
         on_final: Callable[[bytes], Awaitable[None]],
     ) -> None:
-        self._log = log
         self._replica = replica
         self._sequencer = sequencer
         self._ledger = ledger
@@ -177,7 +175,7 @@ class Gathering:
                 raise Unavailable(f"{known} entries are cosigned there already", retry_after_ms=_RETRY_MS)
             answer, old = await self._request(member, due, known), known
         if answer.status == _OK:
-            due.add(self._log, member, answer.body.decode("utf-8", "replace"))
+            due.add(self._replica.log, member, answer.body.decode("utf-8", "replace"))
             if due is self._round and due.is_final:
                 await self._finish(due)
             return due.size
@@ -205,7 +203,7 @@ class Gathering:
 
     async def _finish(self, done: Round) -> None:
         note = done.note()
-        if self._replica.finalise(note, self._log):
+        if self._replica.finalise(note):
             self._round = None
             await self._advance()
             await self._sequencer.announce()

@@ -10,11 +10,10 @@ from typing import Final
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import Verified, VerifiedEntry
-from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Unavailable
+from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.records import Inclusion, NodeAddress
 from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX, decode_bundle, encode_bundle
-from wwwmarket.ledger.checkpoint import open_checkpoint
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.node import messages
 from wwwmarket.node.author import Included
@@ -81,7 +80,7 @@ def _fitting(leaves: Sequence[bytes]) -> int:
 
 
 class Following:
-    """The follower's side. ``log`` is whose signature each checkpoint must bear; any of ``operators`` will do."""
+    """The follower's side. ``log`` is the key that the log has or had; any of ``operators`` will do."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a follower works with
         self,
@@ -141,7 +140,7 @@ class Following:
         elif kind == NOTE:
             await self._take_note(data)
         elif kind == FINAL:
-            if self._replica.finalise(data, self._log):
+            if self._replica.finalise(data):
                 await self._on_final(data)
         else:
             raise Malformed("the operator sent a frame of no known kind")
@@ -155,7 +154,10 @@ class Following:
         self._on_applied(applied)
 
     async def _take_note(self, note: bytes) -> None:
-        covering = self._replica.cover(open_checkpoint(note, self._log))
+        opened = self._replica.open(note)
+        if not self._replica.has_key(self._log):
+            raise Unauthorised(f"the log that was read is not the one of {self._log.text}", reason="other_log")
+        covering = self._replica.cover(opened)
         await self._ledger.put_checkpoint(covering.size, note, covering.full)
         self.caught_up.set()
 

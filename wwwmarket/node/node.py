@@ -17,7 +17,6 @@ from wwwmarket.domain.book import AwardRow, OfferRow
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
-from wwwmarket.ledger.checkpoint import VerifiedCheckpoint, open_checkpoint
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.market import auction
 from wwwmarket.node import messages
@@ -33,7 +32,7 @@ from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.moves import Moves
 from wwwmarket.node.neighbours import Neighbours
-from wwwmarket.node.repair import repair, take
+from wwwmarket.node.repair import Kept, repair, take
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
@@ -126,7 +125,9 @@ class Node:
 
     @property
     def log(self) -> VerifierKey:
-        """The key whose signature this log's checkpoints bear."""
+        """The key whose signature this log's next checkpoint bears."""
+        if self.replica.size:
+            return self.replica.log
         if isinstance(self._ledger, Joining):
             return self._ledger.log
         return VerifierKey(name=self._ledger.genesis.origin, account=self._ledger.key.account)
@@ -179,7 +180,6 @@ class Node:
         if world.mirrors is None:
             return
         gathering = Gathering(
-            self.log,
             self.replica,
             sequencer,
             world.ledger,
@@ -202,7 +202,7 @@ class Node:
         kept = dict(await self.world.records.scan(FINAL))
         latest = kept.pop(LATEST, None)
         for note in [*(kept[size] for size in sorted(kept, key=int)), *filter(None, [latest])]:
-            self.replica.restore_final(note, self.log)
+            self.replica.restore_final(note)
 
     def _contacts(self) -> list[NodeAddress]:
         """Whom to join by: the operator, and after a restart those whose offers are on the ledger."""
@@ -294,16 +294,15 @@ class Node:
 
     async def _replay(self) -> None:
         world = self.world
-        note = await world.ledger.checkpoint()
-        covered = None if note is None else open_checkpoint(note, self.log)
+        kept = Kept.of(await world.ledger.checkpoint())
         while leaves := await world.ledger.read(self.replica.size, self.replica.size + _REPLAY_ENTRIES):
             for leaf in leaves:
-                take(self.replica, leaf, covered)
+                take(self.replica, leaf, kept)
         if world.orderer is not None:
-            await self._fill(world.orderer, covered)
+            await self._fill(world.orderer, kept)
         promised = await world.ledger.promised() if isinstance(self._ledger, Founding) else 0
-        if covered is not None:
-            promised = max(promised, covered.checkpoint.size)
+        if kept is not None:
+            promised = max(promised, kept.size)
         if promised > self.replica.size:
             raise Conflict(
                 f"the stored ledger ends at {self.replica.size} entries, and {promised} were promised: its end was "
@@ -313,7 +312,7 @@ class Node:
                 reason="lost_tail",
             )
 
-    async def _fill(self, orderer: Orderer, covered: VerifiedCheckpoint | None) -> None:
+    async def _fill(self, orderer: Orderer, kept: Kept | None) -> None:
         """What this copy lacks, or lost, from the orderer; and what that keeps no more, from another sequencer."""
         size, seeds = await orderer.size(), isinstance(self._ledger, Founding) and self._ledger.seed_orderer
         if size < self.replica.size and not seeds:
@@ -323,7 +322,7 @@ class Node:
                 reason="lost_tail",
             )
         try:
-            await repair(self.replica, self.world.ledger, orderer, covered)
+            await repair(self.replica, self.world.ledger, orderer, kept)
         except NotFound:
             known = [address_of(one) for one in await orderer.sequencers()]
             others = [address for address in known if address.node != self.id]
@@ -337,7 +336,7 @@ class Node:
             finally:
                 task.cancel()
                 await asyncio.wait((task,))
-            await repair(self.replica, self.world.ledger, orderer, covered)
+            await repair(self.replica, self.world.ledger, orderer, kept)
 
     def _follow(self, operators: Sequence[NodeAddress]) -> Following:
         world = self.world
@@ -387,10 +386,10 @@ class Node:
             await self._in_time(self.turns.ready, "the orderer could not be read to its end in time: does it run?")
         elif self.replica.size == 0:
             await self._begin(self._ledger, sequencer)
-        if self.replica.genesis.operator != self._ledger.key.account:
+        if self.replica.state.operator != self._ledger.key.account:
             raise Forbidden("the stored ledger is operated by another key than this node's")
-        if self.replica.genesis.origin != self._ledger.genesis.origin and self.turns is not None:
-            raise Conflict(f"the log in this orderer is {self.replica.genesis.origin}: give it as this node's origin")
+        if self.replica.state.origin != self._ledger.genesis.origin and self.turns is not None:
+            raise Conflict(f"the log in this orderer is {self.replica.state.origin}: give it as this node's origin")
 
     async def _catch_up(self, following: Following) -> None:
         await self._in_time(

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from wwwmarket.crypto import signing
 from wwwmarket.domain.errors import Conflict
-from wwwmarket.ledger.checkpoint import VerifiedCheckpoint
+from wwwmarket.domain.shape import Value
+from wwwmarket.ledger.checkpoint import parse_checkpoint
+from wwwmarket.ledger.note import parse_note
 from wwwmarket.node.replica import Replica
 from wwwmarket.ports.store import ORDER_ENTRIES_MAX, LedgerStore, Orderer, fitting
 
@@ -21,21 +23,31 @@ class EntrySource(Protocol):
         ...
 
 
-def take(replica: Replica, leaf: bytes, covered: VerifiedCheckpoint | None) -> None:
-    """Apply the next entry; where it completes what ``covered`` covers, compare.
+class Kept(Value):
+    """A checkpoint as it was stored; whose it is, the entries below it say."""
+
+    size: int
+    note: bytes
+
+    @classmethod
+    def of(cls, note: bytes | None) -> "Kept | None":
+        return None if note is None else cls(size=parse_checkpoint(parse_note(note).text).size, note=note)
+
+
+def take(replica: Replica, leaf: bytes, kept: Kept | None) -> None:
+    """Apply the next entry; where it completes what ``kept`` covers, compare.
 
     Raises:
         Conflict: the entries are not those of the checkpoint.
+        Unauthorised: it is not signed by the key of the log that they are of.
         Refusal: the entry does not follow.
     """
     replica.apply(signing.open_entry(leaf))
-    if covered is not None and replica.size == covered.checkpoint.size:
-        replica.cover(covered)
+    if kept is not None and replica.size == kept.size:
+        replica.cover(replica.open(kept.note))
 
 
-async def repair(
-    replica: Replica, ledger: LedgerStore, source: EntrySource, covered: VerifiedCheckpoint | None = None
-) -> int:
+async def repair(replica: Replica, ledger: LedgerStore, source: EntrySource, kept: Kept | None = None) -> int:
     """Append to this copy whatever ``source`` has beyond it; how many entries that was.
 
     Raises:
@@ -46,7 +58,7 @@ async def repair(
         first_index = replica.size
         names = [signing.open_entry(leaf).id for leaf in leaves]
         for leaf in leaves:
-            take(replica, leaf, covered)
+            take(replica, leaf, kept)
         await ledger.append(first_index, leaves, names)
     return replica.size - begun
 

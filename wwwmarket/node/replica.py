@@ -5,6 +5,8 @@ It promises that nothing is in the one that is not in the other, and to compare 
 It knows what is final: a checkpoint that a quorum of its judges has cosigned. The judges of the first are the genesis's
 committee, and of each further one the committee in office at the final one before it. So a committee leaves office only
 by a checkpoint that it made final itself, and no other can do it in its place.
+
+It knows by whose key each checkpoint must be signed: the genesis's operator, and after each succession the next one.
 """
 
 from bisect import bisect_right
@@ -17,17 +19,18 @@ from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
-from wwwmarket.domain.records import Genesis, Mark, Settlement
+from wwwmarket.domain.records import Body, Genesis, Mark, Settlement
 from wwwmarket.domain.shape import Value
-from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint, open_checkpoint
+from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.merkle import leaf_hash
-from wwwmarket.ledger.note import VerifierKey
+from wwwmarket.ledger.note import VerifierKey, parse_note
 from wwwmarket.ledger.quorum import check_quorum, cosigner_keys, count_cosigners
 from wwwmarket.ledger.tiles import Tile, Tiler
 from wwwmarket.node.service import Finality
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied, State
+from wwwmarket.rules.succession import check_succession, succession_in
 
 SETTLEMENTS_KEPT_MAX: Final = 200_000
 """How many settlements can be named by their award; older ones are in the log, not in memory."""
@@ -39,6 +42,7 @@ ROOTS_KEPT_MAX: Final = 4_096
 """Marks that no final checkpoint covers yet: minutes of traffic without a quorum."""
 CHANGED_KEPT_MAX: Final = 200_000
 """Accounts that changed since the last final checkpoint; of further ones only that something did."""
+_NOBODY: Final = Committee()
 
 
 class Covering(Value):
@@ -59,6 +63,7 @@ class Replica:
         self._covered: tuple[VerifiedCheckpoint, Covering] | None = None
         self._roots: OrderedDict[int, bytes] = OrderedDict()
         self._offices: list[tuple[int, Committee]] = []
+        self._logs: list[tuple[int, VerifierKey]] = []
         self._final: VerifiedCheckpoint | None = None
         self._handovers: list[VerifiedCheckpoint] = []
         self._changed: OrderedDict[AccountId, int] = OrderedDict()
@@ -76,6 +81,27 @@ class Replica:
         if genesis is None:
             raise Unavailable("this node has not yet read the ledger", retry_after_ms=1_000)
         return genesis
+
+    @property
+    def log(self) -> VerifierKey:
+        """By whose key the next checkpoint must be signed. Raises Unavailable until the first entry is here."""
+        return self.log_at(self.size)
+
+    def log_at(self, size: int) -> VerifierKey:
+        """By whose key a checkpoint of so many entries must be signed. Raises Unavailable before the first entry."""
+        if not self._logs:
+            raise Unavailable("this node has not yet read the ledger", retry_after_ms=1_000)
+        place = bisect_right(self._logs, size, key=lambda each: each[0])
+        return self._logs[max(place - 1, 0)][1]
+
+    def has_key(self, log: VerifierKey) -> bool:
+        """Whether this is, or was, the log's key."""
+        return any(key == log for _, key in self._logs)
+
+    @property
+    def root(self) -> bytes:
+        """The tree's, over all entries."""
+        return self._tiler.root()
 
     @property
     def checkpoint(self) -> VerifiedCheckpoint:
@@ -125,7 +151,17 @@ class Replica:
         index = self._changed.get(account, fallback)
         return self.finality(index) if self.judges.members else "none"
 
-    def finalise(self, note: bytes, log: VerifierKey) -> bool:
+    def open(self, note: bytes, judges: Committee = _NOBODY) -> VerifiedCheckpoint:
+        """Read a checkpoint of this log, and which of ``judges`` have cosigned it.
+
+        Raises:
+            Malformed: not a checkpoint.
+            Unauthorised: not signed by the key that signs checkpoints of its size.
+        """
+        size = parse_checkpoint(parse_note(note).text).size
+        return open_checkpoint(note, self.log_at(size), cosigner_keys(judges))
+
+    def finalise(self, note: bytes) -> bool:
         """Take a checkpoint as final; whether that is news.
 
         Raises:
@@ -133,7 +169,7 @@ class Replica:
             Conflict: it is of another tree than the entries that are here: evidence.
         """
         judges = self.judges
-        opened = open_checkpoint(note, log, cosigner_keys(judges))
+        opened = self.open(note, judges)
         if opened.checkpoint.size <= self.final_size:
             return False
         check_quorum(opened, judges)
@@ -141,16 +177,16 @@ class Replica:
         self._take_final(opened)
         return True
 
-    def restore_final(self, note: bytes, log: VerifierKey) -> None:
+    def restore_final(self, note: bytes) -> None:
         """Take up a checkpoint that was final before: its judges are one of the committees that were in office.
 
         Raises:
             Unauthorised: none of them made it final.
             Conflict: it is of another tree than the entries that are here.
         """
-        size = open_checkpoint(note, log).checkpoint.size
+        size = self.open(note).checkpoint.size
         for start, judges in reversed(self._offices):
-            opened = open_checkpoint(note, log, cosigner_keys(judges))
+            opened = self.open(note, judges)
             if start <= size and 0 < judges.quorum <= count_cosigners(opened, judges):
                 if size in self._roots:  # an older one was compared before it was stored
                     self._check_root(opened.checkpoint)
@@ -178,9 +214,12 @@ class Replica:
 
     def apply(self, entry: VerifiedEntry) -> Applied:
         """Follow the next entry. Raises a Refusal, with nothing changed, when it does not follow."""
-        applied = self.state.apply(check(entry))
+        checked = check(entry)
+        check_succession(checked.body, self._tiler.root)
+        applied = self.state.apply(checked)
         self._full += self._tiler.append(leaf_hash(entry.leaf))
         self._follow_committee()
+        self._follow_key(checked.body)
         if self._offices[-1][1].members:
             self._remember_changed(applied)
         match applied.checked.body:
@@ -247,6 +286,10 @@ class Replica:
         committee = self.state.governance.committee
         if not self._offices or self._offices[-1][1] is not committee:
             self._offices.append((self.size, committee))
+
+    def _follow_key(self, body: Body) -> None:
+        if isinstance(body, Genesis) or succession_in(body) is not None:
+            self._logs.append((self.size, VerifierKey(name=self.state.origin, account=self.state.operator)))
 
     def _remember_changed(self, applied: Applied) -> None:
         for row in applied.rows:

@@ -171,7 +171,7 @@ class Sequencer:
 
     def _promise(self, name: EntryId, index: int) -> Verified[Inclusion]:
         covered_by_ms = self._clock.now_ms() + self._config.covered_within_ms
-        origin = self._replica.genesis.origin
+        origin = self._replica.state.origin
         return signing.sign(self._key, Inclusion(entry=name, origin=origin, index=index, covered_by_ms=covered_by_ms))
 
     async def run(self) -> None:
@@ -272,10 +272,9 @@ class Sequencer:
                 one.future.set_exception(self._broken)
 
     async def _cover(self, covering: Covering) -> None:
-        signer = Signer(self._replica.genesis.origin, self._key)
-        note = sign_checkpoint(
-            signer, Checkpoint(origin=self._replica.genesis.origin, size=covering.size, root=covering.root)
-        )
+        origin = self._replica.state.origin
+        signer = Signer(origin, self._key)
+        note = sign_checkpoint(signer, Checkpoint(origin=origin, size=covering.size, root=covering.root))
         await self._ledger.put_checkpoint(covering.size, note, covering.full)
         self._replica.cover(open_checkpoint(note, signer.verifier))
 

@@ -44,9 +44,16 @@ an upgrade, unless
 
 new credits, unless
 
-21. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``).
+21. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``);
 
-How far a mark's time may be from the clock on the wall is for the mirrors to judge before they cosign.
+a succession, unless
+
+22. it is the entry that it names (``other_place``),
+23. by the operator that it names (``not_operator``),
+24. under a name that this log never had (``origin_used``).
+
+How far a mark's time may be from the clock on the wall is for the mirrors to judge before they cosign; and that the
+root in a succession is the tree's, for whoever has the tree.
 """
 
 from typing import Final, assert_never
@@ -70,6 +77,7 @@ from wwwmarket.domain.records import (
     Offer,
     Resolution,
     Settlement,
+    Succession,
     Transfer,
     Upgrade,
     Withdrawal,
@@ -182,7 +190,7 @@ class State(Tables):
                 return self._begin(checked, checked.body)
             case Decree():
                 assert checked.certifiers is not None, "a decree is checked with its signers"
-                return self._decree(checked.body.resolution.body, checked.certifiers)
+                return self._decree(author, checked.body.resolution.body, checked.certifiers)
             case _:
                 assert_never(checked.body)
 
@@ -204,8 +212,7 @@ class State(Tables):
         )
 
     def _mark(self, author: AccountId, mark: Mark) -> tuple[Row, ...]:
-        assert self._genesis is not None, "a genesis comes first"
-        if author != self._genesis.operator:  # 9
+        if author != self.operator:  # 9
             raise Forbidden("only the operator marks", reason="not_operator")
         if mark.at_ms < self._now_ms:  # 10
             raise Stale(f"the ledger's time is {self._now_ms} already", param="at_ms", reason="time_goes_back")
@@ -215,10 +222,9 @@ class State(Tables):
         self._now_ms = mark.at_ms
         return self._expire()
 
-    def _decree(self, resolution: Resolution, certifiers: frozenset[AccountId]) -> tuple[Row, ...]:
-        assert self._genesis is not None, "a genesis comes first"
+    def _decree(self, author: AccountId, resolution: Resolution, certifiers: frozenset[AccountId]) -> tuple[Row, ...]:
         governance = self.governance
-        if resolution.origin != self._genesis.origin:  # 12
+        if resolution.origin != self.origin:  # 12
             raise Conflict(f"that decree is of the log {resolution.origin}", param="origin", reason="other_log")
         if resolution.number != governance.decrees:  # 13
             raise Conflict(f"the next decree is number {governance.decrees}", param="number", reason="other_number")
@@ -240,6 +246,8 @@ class State(Tables):
                 return self._decide_upgrade(decreed, resolution)
             case Mint():
                 return self._mint(decreed, resolution)
+            case Succession():
+                return self._succeed(author, decreed, resolution)
             case _:
                 assert_never(resolution)
 
@@ -274,6 +282,22 @@ class State(Tables):
         return (
             AccountRow(id=mint.to, value=replace(account, available_micro=account.available_micro + mint.amount_micro)),
         )
+
+    def _succeed(self, author: AccountId, decreed: Governance, succession: Succession) -> tuple[Row, ...]:
+        assert self._genesis is not None, "a genesis comes first"
+        if succession.size != self._size:  # 22
+            raise Conflict(
+                f"that succession is entry {succession.size}, and this is {self._size}",
+                param="size",
+                reason="other_place",
+            )
+        if author != succession.operator:  # 23
+            raise Forbidden("a succession is written by its operator", param="operator", reason="not_operator")
+        names = {self._genesis.origin, *(each.successor for each in decreed.successions)}
+        if succession.successor in names:  # 24
+            raise Conflict("the log had that name before", param="successor", reason="origin_used")
+        self._write_governance(replace(decreed, successions=(*decreed.successions, succession)))
+        return ()
 
     def _upgrade_if_due(self) -> None:
         governance = self.governance

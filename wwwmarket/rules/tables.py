@@ -23,7 +23,7 @@ from wwwmarket.domain.book import (
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
-from wwwmarket.domain.records import Genesis, Parameters
+from wwwmarket.domain.records import Genesis, Origin, Parameters
 from wwwmarket.rules.commitment import Commitment
 from wwwmarket.rules.deadlines import Deadlines
 
@@ -86,10 +86,18 @@ class Tables:
         return self._genesis.parameters if self._genesis else Parameters()
 
     @property
-    def operator(self) -> AccountId:
-        """Who gets the market's fees."""
+    def origin(self) -> Origin:
+        """The log's name: the genesis's, or the latest succession's."""
         assert self._genesis is not None, "a genesis comes first"
-        return self._genesis.operator
+        successions = self._governance.successions
+        return successions[-1].successor if successions else self._genesis.origin
+
+    @property
+    def operator(self) -> AccountId:
+        """Who orders the log, and gets the market's fees."""
+        assert self._genesis is not None, "a genesis comes first"
+        successions = self._governance.successions
+        return successions[-1].operator if successions else self._genesis.operator
 
     @property
     def now_ms(self) -> Millis:

@@ -7,10 +7,11 @@ from tests.unit.rules.world import CLIENT, NOW, OPERATOR, PROVIDER, REGISTRY, ke
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import KeyPair, open_entry, sign_entry
+from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.records import Body, Mark, Transfer
 from wwwmarket.ledger.checkpoint import Checkpoint, sign_checkpoint
 from wwwmarket.ledger.merkle import complete_root, leaf_hash, root_of
-from wwwmarket.ledger.note import Cosigner, Signer
+from wwwmarket.ledger.note import Cosigner, Signer, VerifierKey
 from wwwmarket.ledger.proofs import Proof, consistency_proof
 from wwwmarket.ledger.witness import CosignRequest
 from wwwmarket.mirror.events import (
@@ -31,6 +32,7 @@ from wwwmarket.rules.state import State
 
 ORIGIN = make_genesis().origin
 CONFIG = MirrorConfig()
+LOG = Signer(ORIGIN, OPERATOR).verifier
 
 
 class LyingLog:
@@ -70,8 +72,8 @@ class LyingLog:
         """Into the tree, whatever it is."""
         self.leaves.append(leaf)
 
-    def mark(self, at_ms: int) -> None:
-        self.add(OPERATOR, Mark(at_ms=at_ms, state_root=self.state.root()))
+    def mark(self, at_ms: int, operator: KeyPair = OPERATOR) -> None:
+        self.add(operator, Mark(at_ms=at_ms, state_root=self.state.root()))
 
     def note(self, size: int | None = None) -> bytes:
         count = len(self.leaves) if size is None else size
@@ -115,8 +117,15 @@ class Disk:
 class House:
     """One mirror with its disk."""
 
-    def __init__(self, name: str = "mirror.example/a", disk: Disk | None = None, config: MirrorConfig = CONFIG) -> None:
+    def __init__(
+        self,
+        name: str = "mirror.example/a",
+        disk: Disk | None = None,
+        config: MirrorConfig = CONFIG,
+        log: VerifierKey = LOG,
+    ) -> None:
         self.cosigner = Cosigner(name, key(name))
+        self.log = log
         self.disk = disk or Disk()
         self.config = config
         self.now_ms = NOW
@@ -126,8 +135,7 @@ class House:
 
     def revive(self) -> None:
         """A new life over what the disk holds."""
-        log = Signer(ORIGIN, OPERATOR).verifier
-        self.mirror = Mirror(log, self.cosigner, REGISTRY, self.config)
+        self.mirror = Mirror(self.log, self.cosigner, REGISTRY, self.config)
         self.mirror.replay(self.disk.leaves, self.disk.kept, self.now_ms)
         self.mirror.check_replayed(self.disk.kept)
 
@@ -164,9 +172,18 @@ class House:
         return answers
 
 
-def honest(entries: int = 3) -> LyingLog:
-    """A log with some transfers, ended by a mark."""
-    log = LyingLog.begun()
+def committee_of(names: Sequence[str]) -> Committee:
+    """The mirrors of those names, as ``House`` makes their keys."""
+    members = (
+        Member(name=name, account=key(f"account of {name}").account, cosigner=key(name).account, url="http://[::1]:1")
+        for name in names
+    )
+    return Committee(members=tuple(members))
+
+
+def honest(entries: int = 3, **changes) -> LyingLog:
+    """A log with some transfers, ended by a mark; ``changes`` are the genesis's."""
+    log = LyingLog.begun(**changes)
     for amount in range(entries):
         log.add(CLIENT, Transfer(to=PROVIDER.account, amount_micro=1 + amount % 7))
     log.mark(NOW + 1)

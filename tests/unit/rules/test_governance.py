@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.rules.world import (
+    ADDRESS,
     CLIENT,
     NOW,
     OPERATOR,
@@ -22,7 +23,7 @@ from wwwmarket.domain.book import Account
 from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Stale, Unauthorised
 from wwwmarket.domain.quantity import INTEGER_MAX
-from wwwmarket.domain.records import Certified, Decree, Dispute, Election, Mint, Upgrade, Withdrawal
+from wwwmarket.domain.records import Certified, Decree, Dispute, Election, Mark, Mint, Succession, Upgrade, Withdrawal
 from wwwmarket.rules import registry
 from wwwmarket.rules.state import State
 
@@ -201,3 +202,46 @@ def test_one_version_of_each_contract_is_in_force(monkeypatch):
     assert refusal.value.reason == "contract_twice"
     assert "offer/v9" in two.latest
     assert "offer/v1" not in two.latest
+
+
+SUCCESSOR = key("successor")
+
+
+def succession(ledger: Ledger, **changes) -> Succession:
+    """What would follow now."""
+    next_one = Succession(
+        origin=ledger.state.origin,
+        number=ledger.state.governance.decrees,
+        size=ledger.state.size,
+        root="0" * 64,
+        successor="test.example/log2",
+        operator=SUCCESSOR.account,
+        operator_address=ADDRESS,
+    )
+    return replace(next_one, **changes)
+
+
+def test_a_quorum_gives_the_log_to_another_operator(ledger):
+    """From then on the new operator marks and the old one does not; balances and contracts stay."""
+    total_micro, committee_before = ledger.state.total_micro, ledger.state.governance.committee
+    ledger.submit(SUCCESSOR, decree(succession(ledger)))
+    assert (ledger.state.origin, ledger.state.operator) == ("test.example/log2", SUCCESSOR.account)
+    assert (ledger.state.total_micro, ledger.state.governance.committee) == (total_micro, committee_before)
+    mark = Mark(at_ms=NOW + 5, state_root=ledger.state.root())
+    with pytest.raises(Forbidden) as refusal:
+        ledger.submit(OPERATOR, mark)
+    assert refusal.value.reason == "not_operator"
+    ledger.submit(SUCCESSOR, mark)
+    refused(Conflict, "other_log", ledger, decree(mint(1)))
+    ledger.submit(STRANGER, decree(mint(1, origin="test.example/log2")))
+    root = ledger.state.root()
+    assert State.restore(REGISTRY, ledger.state.snapshot(), root).root() == root
+
+
+def test_a_succession_stands_in_its_place_by_its_operator_under_a_new_name(ledger):
+    """22 to 24."""
+    refused(Conflict, "other_place", ledger, decree(succession(ledger, size=ledger.state.size + 1)))
+    refused(Forbidden, "not_operator", ledger, decree(succession(ledger)))
+    used = decree(succession(ledger, successor=ORIGIN, operator=STRANGER.account))
+    refused(Conflict, "origin_used", ledger, used)
+    refused(Forbidden, "no_quorum", ledger, decree(succession(ledger, operator=STRANGER.account), MIRRORS[:2]))

@@ -6,7 +6,8 @@ and, to know whose log it is, the log's verifier key. It refuses to know where t
 
 Of the files
 
-1. the checkpoint is signed by the log's key, under the log's name, which the genesis and its operator share,
+1. the checkpoint is signed by the log's key, under the log's name: those of the genesis and its operator, or of the
+   latest succession by which a quorum of the committee gave the log to another operator,
 2. there are as many entries as the checkpoint covers, in bundles of the stated width, and at least a genesis,
 3. the tree over the entries has the checkpoint's root,
 4. every tile of hashes is that of the entries,

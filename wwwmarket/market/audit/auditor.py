@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from wwwmarket.crypto.signing import open_entry
-from wwwmarket.domain.errors import Malformed, Refusal, Unauthorised
+from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised
 from wwwmarket.domain.identity import Digest
 from wwwmarket.domain.records import Award, Genesis, Offer, Settlement, Transfer
 from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
@@ -16,6 +16,7 @@ from wwwmarket.market.audit.tree import Tree
 from wwwmarket.rules.check import Checked, check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
+from wwwmarket.rules.succession import check_succession, succession_in
 
 
 class Auditor:
@@ -27,6 +28,8 @@ class Auditor:
         self._findings = Findings()
         self._tree = Tree(self._findings)
         self._replay = Replay(registry, self._findings)
+        self._note: bytes | None = None
+        self._keys: list[VerifierKey] = []
         self._checkpoint: Checkpoint | None = None
         self._ended = False
 
@@ -96,25 +99,30 @@ class Auditor:
         )
 
     def _begin(self, note: bytes) -> None:
-        """Check 1; of a note that fails it, what it says is compared all the same."""
+        """Check 1, as far as it can be said before the entries; what the note says is compared in any case."""
         self._findings.examine(Check.NOTE)
+        self._checkpoint, self._note = _claimed(note), note
+        if self._checkpoint is None or self._checkpoint.origin == self._log.name:
+            self._check_note(note, self._log)
+        self._tree.begin(self.target)
+
+    def _check_note(self, note: bytes, log: VerifierKey) -> None:
         try:
-            self._checkpoint = open_checkpoint(note, self._log).checkpoint
+            open_checkpoint(note, log)
         except Refusal as refusal:
             self._findings.add(Check.NOTE, refusal.message)
-            self._checkpoint = _claimed(note)
-        self._tree.begin(self.target)
 
     def _read(self, bundle: BundleId, content: bytes | None) -> None:
         for leaf in self._tree.open_bundle(bundle, content):
             index = self._tree.size
-            self._tree.append(leaf)
             checked = None if leaf is None else self._open(index, leaf)
             if checked is None:
                 self._replay.lose(index)
             else:
-                self._check_name(checked)
+                self._check_succession(index, checked)
                 self._replay.follow(index, checked)
+                self._note_key(checked)
+            self._tree.append(leaf)
 
     def _open(self, index: int, leaf: bytes) -> Checked | None:
         """Checks 6 and 8."""
@@ -137,22 +145,36 @@ class Auditor:
         findings.examine(Check.NESTED, isinstance(checked.body, Award | Settlement))
         return checked
 
-    def _check_name(self, checked: Checked) -> None:
-        """Check 1, its other half: the genesis is of the log that signs the checkpoint."""
-        genesis = checked.body
-        if not isinstance(genesis, Genesis) or self._tree.size != 1:
-            return
-        if genesis.origin != self._log.name:
-            message = f"the genesis is of the log {genesis.origin}, and not of {self._log.name}"
-            self._findings.add(Check.NOTE, message, entry=0)
-        if genesis.operator != self._log.account:
-            message = f"the genesis names the operator {genesis.operator}, and the log is signed by {self._log.account}"
-            self._findings.add(Check.NOTE, message, entry=0, account=genesis.operator)
+    def _check_succession(self, index: int, checked: Checked) -> None:
+        """Check 10, of what the state cannot see: a succession begins from the tree of the entries before it."""
+        try:
+            check_succession(checked.body, self._tree.root)
+        except Conflict as refusal:
+            self._findings.add(Check.ACCEPTED, refusal.message, entry=index, account=checked.account)
+
+    def _note_key(self, checked: Checked) -> None:
+        """The keys that the log has had, by its entries."""
+        body, state = checked.body, self.state
+        if state.genesis is not None and (isinstance(body, Genesis) or succession_in(body) is not None):
+            self._keys.append(VerifierKey(name=state.origin, account=state.operator))
+
+    def _check_key(self) -> None:
+        """Check 1, its other half: the entries name the key that signs the checkpoint, and the one that was given."""
+        given, checkpoint = self._log, self._checkpoint
+        assert checkpoint is not None, "a stretch leads to a checkpoint"
+        assert self._note is not None, "which a note holds"
+        log = self._keys[-1] if self._keys else given
+        if self._keys and given not in self._keys:
+            message = f"the entries are those of a log with the key {log.text}, and not {given.text}"
+            self._findings.add(Check.NOTE, message, entry=0, account=log.account)
+        elif log != given or checkpoint.origin != given.name:
+            self._check_note(self._note, log)
 
     def _close_stretch(self) -> None:
         if self._checkpoint is None:
             return
         self._tree.end(self._checkpoint)
+        self._check_key()
         if self.size and self.size == self.target:
             self._replay.end(self.size - 1)
 

@@ -37,6 +37,10 @@ class Tree:
     def size(self) -> int:
         return self._tiler.size
 
+    def root(self) -> bytes:
+        """Over the entries read so far."""
+        return self._tiler.root()
+
     def begin(self, target: int) -> None:
         """A stretch up to ``target`` entries: choose what is proven of it."""
         self._leaves.clear()
