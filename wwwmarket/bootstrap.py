@@ -18,6 +18,7 @@ from wwwmarket.adapters.log_http import HttpMirrors
 from wwwmarket.adapters.orderers import open_orderer
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
+from wwwmarket.adapters.tokenizer_files import open_tokenizers
 from wwwmarket.adapters.transport import IrohTransport
 from wwwmarket.config import LOCAL, NodeConfig
 from wwwmarket.crypto.derivation import child, derive_seed
@@ -90,6 +91,8 @@ class NodeSettings:
     port: int = 0
     bind: str = "127.0.0.1:0"
     passphrase: bytes | None = None
+    tokenizers: tuple[str, ...] = ()
+    """By which answers are recounted: ``MODEL=FILE`` or ``MODEL=FILE@sha256:DIGEST``."""
     config: NodeConfig = LOCAL
 
 
@@ -137,6 +140,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
     """
     async with contextlib.AsyncExitStack() as stack:
         key = load_or_create_key(settings.data, settings.passphrase)
+        tokenizers = await asyncio.to_thread(open_tokenizers, settings.tokenizers)
         store = await asyncio.to_thread(SqlStore.open, settings.store or f"sqlite:///{settings.data / 'node.db'}")
         stack.push_async_callback(store.close)
         orderer = await _orderer(settings, key)
@@ -160,6 +164,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             admin_token=tagged("admin-token/v1", token.encode()),
             orderer=orderer,
             mirrors=mirrors,
+            tokenizers=tokenizers,
         )
         node = Node(world, await _part(settings, world))
         stack.push_async_callback(node.close)

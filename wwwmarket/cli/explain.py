@@ -9,8 +9,14 @@ from wwwmarket.cli.options import GATEWAY, Gateway, Json
 from wwwmarket.cli.output import emit, printable
 from wwwmarket.domain.errors import NotFound
 from wwwmarket.market.auction import JudgedAsk
+from wwwmarket.market.recount import Recount, Source
 from wwwmarket.node.service import Explanation, ReceiptView
 
+_SOURCES: Final[dict[Source, str]] = {
+    "tokenizer": "a pinned tokenizer",
+    "own_engine": "this node's own engine",
+    "bytes": "its bytes, for want of a tokenizer",
+}
 RULE: Final = (
     "The lowest score wins (price plus the client's value of the predicted time), and is paid the price at which it "
     "would just have tied with the runner-up: never less than it asked, never more than its own list price."
@@ -75,12 +81,22 @@ def summary(told: Explanation, receipt: ReceiptView | None) -> dict[str, object]
         "locked_micro": told.award.locked_micro,
         "cost_micro": told.cost_micro,
         "usage": told.usage,
+        "recount": None if told.recount is None else recount_text(told.recount),
         "ttft_ms": told.ttft_ms,
         "latency_ms": told.latency_ms,
         "auction": f"{told.auction_ms:.1f} ms, {len(told.asks)} asked",
         "attempts": len(told.attempts) or None,
         "receipt": None if receipt is None else _receipt_text(receipt),
     }
+
+
+def recount_text(recount: Recount) -> str:
+    """This node's own count, and what it came to."""
+    own = recount.output_tokens
+    seen = "not to be counted from outside" if own is None else f"{own} output tokens"
+    bound = "at most " if recount.source == "bytes" and own is not None else ""
+    verdict = "the provider counted more: paid by the own count" if recount.beyond else "agrees with the provider's"
+    return f"{bound}{seen}, by {_SOURCES[recount.source]}; {verdict}"
 
 
 def _receipt_text(receipt: ReceiptView) -> str:

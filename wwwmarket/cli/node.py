@@ -101,6 +101,10 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     fee: Annotated[
         int, option("--fee", "A founded market's share of each payment.", parser=parse_share, metavar="SHARE")
     ] = "0",  # type: ignore[assignment] # typer parses defaults, too
+    tokenizer: Annotated[
+        list[str] | None,
+        option("--tokenizer", "Recount a model's answers by a tokenizer.json; several times.", metavar="MODEL=FILE"),
+    ] = None,
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -124,6 +128,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         port=port,
         bind=bind,
         passphrase=passphrase_of(where, NODE_KEY),
+        tokenizers=tuple(tokenizer or ()),
         config=PRESETS[preset],
     )
     run_until_told(_serve(settings, ready_file, stdin=end_with_stdin, json=json))

@@ -86,13 +86,16 @@ class PieceArrived(Value):
 
 
 class Attested(Value):
-    """``reason`` says why, where it is not completed; ``engine`` is the engine's own refusal, if it made one."""
+    """``reason`` says why, where it is not completed; ``engine`` is the engine's own refusal, if it made one.
+    ``counted`` is what of the attested usage a recount agrees with, where there was one.
+    """
 
     at_ms: Millis
     award: EntryId
     attestation: Verified[Attestation]
     reason: str
     engine: tuple[int, bytes] | None = None
+    counted: Usage | None = None
 
 
 class ExecutionBroken(Value):
@@ -341,7 +344,7 @@ class Buyer:
         about = (said.award, said.request_digest)
         if event.attestation.by != self._contender.ask.by or about != (self._award, self._bid.request_digest):
             return self._broken(event.at_ms, "the provider attested another execution than its own")
-        receipt = self._receipt(event.at_ms, said)
+        receipt = self._receipt(event.at_ms, said, event.counted)
         settle = Settle(attestation=event.attestation.signed, receipt=receipt)
         if said.outcome != "failed" and (self._arrived or self._client_gone):
             self._over = True
@@ -353,8 +356,8 @@ class Buyer:
             return [settle, *self._fail(refusal, event.engine)]
         return [settle, *self._broken(event.at_ms, f"{event.reason}; nothing is charged for it")]
 
-    def _receipt(self, at_ms: int, said: Attestation) -> Receipt:
-        usage = self._plausible(said.usage)
+    def _receipt(self, at_ms: int, said: Attestation, counted: Usage | None) -> Receipt:
+        usage = self._plausible(said.usage, counted or said.usage)
         seen = self._hasher.digest()
         agreed = said.response_digest == seen and usage == said.usage
         return Receipt(
@@ -366,15 +369,17 @@ class Buyer:
             verdict="agreed" if agreed else "disputed",
         )
 
-    def _plausible(self, usage: Usage) -> Usage:
-        """Nobody can have read more than was bid for, nor written more tokens than bytes arrived."""
+    def _plausible(self, usage: Usage, counted: Usage) -> Usage:
+        """What was counted; and nobody can have read more than was bid for, nor written more tokens than bytes."""
         if not self._arrived:
             return NO_USAGE
-        input_tokens = min(usage.input_tokens, self._bid.max_input_tokens)
+        input_tokens = min(usage.input_tokens, counted.input_tokens, self._bid.max_input_tokens)
         return Usage(
             input_tokens=input_tokens,
             cached_input_tokens=min(usage.cached_input_tokens, input_tokens),
-            output_tokens=min(usage.output_tokens, self._bid.max_output_tokens, self._token_bytes),
+            output_tokens=min(
+                usage.output_tokens, counted.output_tokens, self._bid.max_output_tokens, self._token_bytes
+            ),
         )
 
     def _broken(self, at_ms: int, reason: str) -> list[Effect]:

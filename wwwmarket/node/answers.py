@@ -20,8 +20,9 @@ from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
 from wwwmarket.market.allowance import NO_LIMITS, Limits
+from wwwmarket.node.award_records import AWARD, AwardRecord
 from wwwmarket.node.budgets import metered
-from wwwmarket.node.delivery import AWARD, AwardRecord, Decision
+from wwwmarket.node.delivery import Decision
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.node import Node
 from wwwmarket.node.reviewing import Reviewing
@@ -266,6 +267,7 @@ class Answers:
             cost_micro=record.cost_micro,
             usage=record.usage,
             inclusion=record.inclusion,
+            recount=record.recount,
             finality=self._finality(None if record.inclusion is None else record.inclusion.body.index),
         )
 

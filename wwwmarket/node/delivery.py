@@ -5,7 +5,6 @@ A task of its own drives it to its end, also when the client has gone: then what
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,63 +16,31 @@ from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
-from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
-from wwwmarket.domain.records import Attestation, Award, Bid, Inclusion, Receipt, Settlement, Signed
+from wwwmarket.domain.quantity import Count, MicroCredits, Usage
+from wwwmarket.domain.records import Attestation, Award, Bid, Receipt, Settlement
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import auction, award
+from wwwmarket.market.recount import Recount
 from wwwmarket.node import messages
 from wwwmarket.node.author import Author, Included
+from wwwmarket.node.award_records import AWARD, AwardRecord, Recent
 from wwwmarket.node.handover import Attempt, Goods, Handover
 from wwwmarket.node.lengths import Lengths
+from wwwmarket.node.recounting import Recounting
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
+from wwwmarket.ports.tokenizer import Tokenizers
 from wwwmarket.ports.transport import Transport
 from wwwmarket.rules.registry import AwardRule
 
 _log = logging.getLogger("wwwmarket.delivery")
 
-AWARD: Final = "award"
 DISPATCH_MESSAGES: Final = "dispatch_messages_total"
 """Asks, answers to them and handovers between this node and others, as the simulator counts them, too."""
 _WAITING_PIECES_MAX: Final = 256
-_RECENT_MAX: Final = 2_048
-
-
-class AwardRecord(Value):
-    """What a buyer keeps of one award, for explanations and receipts."""
-
-    id: EntryId
-    award: Award
-    judged: tuple[auction.JudgedAsk, ...]
-    attempts: tuple[EntryId, ...]
-    auction_us: Count
-    outcome: str | None = None
-    ttft_ms: Millis | None = None
-    latency_ms: Millis | None = None
-    usage: Usage | None = None
-    cost_micro: MicroCredits | None = None
-    inclusion: Signed[Inclusion] | None = None
-    attestation: Signed[Attestation] | None = None
-    receipt: Signed[Receipt] | None = None
-
-
-class Recent:
-    """The latest records, which may not be durable yet."""
-
-    def __init__(self) -> None:
-        self._records: OrderedDict[EntryId, AwardRecord] = OrderedDict()
-
-    def put(self, record: AwardRecord) -> None:
-        self._records[record.id] = record
-        self._records.move_to_end(record.id)
-        if len(self._records) > _RECENT_MAX:
-            self._records.popitem(last=False)
-
-    def get(self, award: EntryId) -> AwardRecord | None:
-        return self._records.get(award)
 
 
 @dataclass
@@ -105,6 +72,7 @@ class Purse:
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
     lengths: Lengths
+    tokenizers: Tokenizers
 
 
 class Decision(Value):
@@ -121,6 +89,9 @@ class Delivery:
         self._machine = machine
         self._decision = decision
         self._goods = goods
+        self._recounting = Recounting(
+            purse.node, decision.bid.model.name, goods.request, purse.tokenizers, purse.selling
+        )
         self._events: asyncio.Queue[award.Event] = asyncio.Queue()
         self._out: asyncio.Queue[DeliveryEvent | Refusal | None] = asyncio.Queue()
         self._reading = asyncio.Event()
@@ -152,7 +123,7 @@ class Delivery:
         try:
             await self._step(first)
             while not self._machine.over:
-                await self._step(await self._events.get())
+                await self._step(await self._counted(await self._events.get()))
         except Exception as error:  # noqa: BLE001 - the client must hear the end of it, whatever broke
             self._say(Unavailable("this node failed in the middle of the request", retry_after_ms=1_000))
             _log.exception("a delivery broke", exc_info=error)
@@ -183,9 +154,45 @@ class Delivery:
         for effect in self._machine.step(event):
             if isinstance(effect, award.Abandon) and not isinstance(event, award.AwardRefused):
                 self._purse.let_down_by(self._winner())
-            elif isinstance(effect, award.Finish):
+            elif isinstance(effect, award.Finish) and not self._overcounted():
                 self._purse.served_by(self._winner())
             await self._perform(effect)
+
+    async def _counted(self, event: award.Event) -> award.Event:
+        """Reads along what arrives, and holds the provider's count against this node's own."""
+        if self._record is None or getattr(event, "award", None) != self._record.id:
+            return event
+        match event:
+            case award.AnswerStarted():
+                self._recounting.begin(event.content_type)
+            case award.PieceArrived():
+                self._recounting.feed(event.data)
+            case award.Attested():
+                recount = await self._recounting.against(event.attestation.body, self._winner())
+                self._record = replace(self._record, recount=recount)
+                if recount is not None:
+                    self._judge(recount)
+                    return replace(event, counted=recount.agreed)
+            case _:
+                pass
+        return event
+
+    def _judge(self, recount: Recount) -> None:
+        """A provider that counts more than was delivered is asked last for a while; the receipt pays the own count."""
+        assert self._record is not None
+        self._purse.count("recounts_total")
+        if recount.beyond:
+            self._purse.count("overcounts_total")
+            self._purse.let_down_by(self._winner())
+            _log.warning(
+                "award %s: %s counted more than %d tokens of output allow",
+                self._record.id,
+                self._record.award.winner.signer,
+                recount.agreed.output_tokens,
+            )
+
+    def _overcounted(self) -> bool:
+        return self._record is not None and self._record.recount is not None and self._record.recount.beyond
 
     def _winner(self) -> NodeId:
         """Where the present award went."""

@@ -6,7 +6,7 @@ Here parts are put together and started in the right order; what each does is th
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from wwwmarket.config import NodeConfig
@@ -22,9 +22,10 @@ from wwwmarket.market import auction
 from wwwmarket.node import messages
 from wwwmarket.node.acknowledging import Acknowledging
 from wwwmarket.node.author import Author, Included, Submission
+from wwwmarket.node.award_records import Recent
 from wwwmarket.node.budgets import Budgets
 from wwwmarket.node.buying import Buying
-from wwwmarket.node.delivery import Purse, Recent
+from wwwmarket.node.delivery import Purse
 from wwwmarket.node.finality import Gathering
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
@@ -41,6 +42,7 @@ from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore
+from wwwmarket.ports.tokenizer import Tokenizers
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied
@@ -70,6 +72,8 @@ class World:
     """How an operator reaches its committee's mirrors; None: nothing becomes final."""
     orderer: Orderer | None = None
     """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
+    tokenizers: Tokenizers = field(default_factory=dict)
+    """By which answers are recounted, by model."""
 
 
 @dataclass(frozen=True)
@@ -436,6 +440,7 @@ class Node:
             recent=self.recent,
             acknowledge=self.acknowledging.acknowledge,
             lengths=self.lengths,
+            tokenizers=world.tokenizers,
         )
 
     def _candidates(self, model: str) -> list[auction.Candidate]:

@@ -26,6 +26,7 @@ from wwwmarket.domain.shape import Value
 from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
+from wwwmarket.market.recount import Recount
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
 
 Finality: TypeAlias = Literal["none", "pending", "final"]
@@ -92,7 +93,8 @@ class Explanation(Value):
     """An award with every ask and why it won or lost, and what became of it.
 
     ``status``: promised (the operator has signed for it), settled, expired, or refused. ``attempts`` names the awards
-    of the same request, in order, when an earlier winner failed before its first token.
+    of the same request, in order, when an earlier winner failed before its first token. ``recount`` is this node's own
+    count beside the provider's.
     """
 
     id: EntryId
@@ -108,6 +110,7 @@ class Explanation(Value):
     usage: Usage | None
     inclusion: Signed[Inclusion] | None
     finality: Finality = "none"
+    recount: Recount | None = None
 
 
 class ReceiptView(Value):

@@ -216,6 +216,7 @@ class House:
             registry=REGISTRY,
             config=self.config,
             orderer=town.orderer_of(self.name),
+            tokenizers=town.tokenizers,
         )
         self.node = Node(world, town.part(self.name))
         await self.node.start()
@@ -273,6 +274,7 @@ class Town:
         self.config = config
         self.clock = LoopClock()
         self.network = Network(self.clock, seed=seed)
+        self.tokenizers: dict[str, Any] = {}
         self.houses: dict[str, House] = {}
         self._seed = seed * 1_000
         self._owners: dict[asyncio.Task[Any], str] = {}
