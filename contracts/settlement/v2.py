@@ -18,14 +18,14 @@ A settlement is refused unless
 
 1. the award is open (``not_open``),
 2. the author is its client or its provider (``not_party``),
-3. the attestation is the provider's (``not_by_provider``),
+3. the attestation is signed by the provider's owner or by one of its machines (``not_by_provider``),
 4. and about this award (``other_award``),
 5. and about the request that was bid for (``other_request``),
 6. and counts no tokens if the execution failed (``failed_with_usage``);
 
 with a receipt,
 
-7. it is the client's (``not_by_client``),
+7. it is signed by the client's owner (``not_by_client``),
 8. and about this award (``other_award``);
 
 without one, unless the execution failed,
@@ -51,7 +51,7 @@ time beyond its prediction at the client's own value of time, up to half the pri
 
 Who counted right when the counts differ is for appraisal and audit to find: both accounts stand signed on the ledger.
 
-Since version 1: refunds, fees, disputes.
+Since version 1: refunds, fees, disputes; an account's keys (``contracts/keys``).
 """
 
 from typing import Final
@@ -91,9 +91,9 @@ def apply(book: Book, author: AccountId, entry: EntryId, body: Settlement | Disp
         return _dispute(book.now_ms, author, body.award, opened)
     if author not in {opened.client, opened.provider}:  # 2
         raise Forbidden("only the award's client or provider settles it", reason="not_party")
-    _check_attestation(opened, body.award, body.attestation)
+    _check_attestation(book, opened, body.award, body.attestation)
     if body.receipt is not None:
-        _check_receipt(opened, body.award, body.receipt)
+        _check_receipt(book, opened, body.award, body.receipt)
     elif body.attestation.body.outcome != "failed":
         _check_claim(book.now_ms, author, opened)
     paid = payment(opened.award, body.attestation.body, body.receipt.body if body.receipt else None)
@@ -181,8 +181,8 @@ def _dispute(now_ms: Millis, author: AccountId, award: EntryId, opened: OpenAwar
     return (AwardRow(id=award, value=replace(opened, disputed_ms=now_ms)),)
 
 
-def _check_attestation(opened: OpenAward, award: EntryId, attestation: Signed[Attestation]) -> None:
-    if attestation.signer != opened.provider:  # 3
+def _check_attestation(book: Book, opened: OpenAward, award: EntryId, attestation: Signed[Attestation]) -> None:
+    if book.account_of(attestation.signer) != opened.provider:  # 3
         raise Forbidden("the attestation is not by the award's provider", param="attestation", reason="not_by_provider")
     if attestation.body.award != award:  # 4
         raise Malformed("the attestation is about another award", param="attestation", reason="other_award")
@@ -199,8 +199,8 @@ def _check_attestation(opened: OpenAward, award: EntryId, attestation: Signed[At
         )
 
 
-def _check_receipt(opened: OpenAward, award: EntryId, receipt: Signed[Receipt]) -> None:
-    if receipt.signer != opened.client:  # 7
+def _check_receipt(book: Book, opened: OpenAward, award: EntryId, receipt: Signed[Receipt]) -> None:
+    if book.owned_by(receipt.signer) != opened.client:  # 7
         raise Forbidden("the receipt is not by the award's client", param="receipt", reason="not_by_client")
     if receipt.body.award != award:  # 8
         raise Malformed("the receipt is about another award", param="receipt", reason="other_award")

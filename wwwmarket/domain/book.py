@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
 from wwwmarket.domain.records import Award, Offer, Parameters, RuleId, Succession, Upgrade
 from wwwmarket.domain.shape import Value
@@ -91,7 +92,14 @@ class UnbondingRow(Value):
     value: Unbonding | None
 
 
-Row: TypeAlias = AccountRow | OfferRow | AwardRow | UnbondingRow
+class KeysRow(Value):
+    """Named by the account. An account without one is owned by the key that it is named after."""
+
+    id: AccountId
+    value: Keys
+
+
+Row: TypeAlias = AccountRow | OfferRow | AwardRow | UnbondingRow | KeysRow
 
 
 class AwardFacts(Value):
@@ -129,3 +137,16 @@ class Book(Protocol):
 
     def award(self, award: EntryId) -> OpenAward | None: ...
     def unbonding(self, offer: EntryId) -> Unbonding | None: ...
+
+    def keys(self, account: AccountId) -> Keys: ...
+    def account_of(self, key: AccountId) -> AccountId | None:
+        """The account that a key acts for, as its owner or as one of its machines; None: for none any more."""
+        ...
+
+    def owned_by(self, key: AccountId) -> AccountId | None:
+        """The account that a key owns; None: a machine's, or one that was rotated away."""
+        ...
+
+    def is_fresh(self, key: AccountId) -> bool:
+        """Whether nothing is known of a key: it wrote nothing, has nothing and acts for nobody else."""
+        ...

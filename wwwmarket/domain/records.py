@@ -4,17 +4,19 @@ Every record names its kind and version in ``kind``, so that its bytes can never
 A field once released never changes meaning: a new version is a new kind.
 """
 
-from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Raw
 
-from wwwmarket.domain.committee import MEMBERS_MAX, Committee
+from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId, SealingKey, Signature
+from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
 from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, PartsPerMillion, Prices, Slo, Tokens, Usage
 from wwwmarket.domain.shape import Record, Value
-
-T = TypeVar("T")
+from wwwmarket.domain.signed import Certification as Certification
+from wwwmarket.domain.signed import Certified as Certified
+from wwwmarket.domain.signed import Signed as Signed
 
 Origin: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._/-]{0,127}\Z")]
 """Name of a log (C2SP tlog-checkpoint, origin line)."""
@@ -22,28 +24,6 @@ SocketAddress: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9A-Za-z.:\[\]-]{3,6
 RuleId: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z]{1,32}/v[1-9][0-9]{0,3}\Z")]
 """A contract of the catalogue and its version, such as ``award/v1``."""
 Outcome: TypeAlias = Literal["completed", "cancelled", "failed"]
-
-
-class Signed(Value, Generic[T]):
-    """A record with a claim of who said it. Nothing may rest on it before ``crypto.signing.verify``."""
-
-    body: T
-    signer: AccountId
-    signature: Signature
-
-
-class Certification(Value):
-    """One signature on a record that several sign."""
-
-    signer: AccountId
-    signature: Signature
-
-
-class Certified(Value, Generic[T]):
-    """A record with the claim that many said it. Nothing may rest on it before ``crypto.signing.verify_certified``."""
-
-    body: T
-    signatures: Annotated[tuple[Certification, ...], Meta(max_length=MEMBERS_MAX)]
 
 
 class NodeAddress(Value):
@@ -293,7 +273,21 @@ class Decree(Record, tag="decree/v1"):
     resolution: Certified[Resolution]
 
 
-Body: TypeAlias = Genesis | Offer | Withdrawal | Award | Settlement | Dispute | Transfer | Mark | Decree
+Body: TypeAlias = (
+    Genesis
+    | Offer
+    | Withdrawal
+    | Award
+    | Settlement
+    | Dispute
+    | Transfer
+    | Rotation
+    | Delegation
+    | Revocation
+    | Guard
+    | Mark
+    | Decree
+)
 """What an entry can say."""
 
 

@@ -78,7 +78,7 @@ class Reader:
 
     def _line(self, applied: Applied, opened: OpenAward | None, before: Account, after: Account) -> Line:
         checked = applied.checked
-        award, counterparty, model, usage = None, _counterparty(self.account, checked), None, None
+        award, counterparty, model, usage = None, _counterparty(self.account, applied), None, None
         if opened is not None:
             award = _award_of(checked)
             counterparty = opened.provider if self.account == opened.client else opened.client
@@ -86,7 +86,8 @@ class Reader:
         if isinstance(checked.body, Settlement):
             usage = checked.body.attestation.body.usage
         elif isinstance(checked.body, Award):
-            award, counterparty, model = checked.id, checked.body.winner.signer, checked.body.bid.model.name
+            award, model = checked.id, checked.body.bid.model.name
+            counterparty = next(row.value.provider for row in applied.rows if isinstance(row, AwardRow) and row.value)
         else:
             award = award or next((row.id for row in applied.rows if isinstance(row, AwardRow)), None)
         return Line(
@@ -142,14 +143,14 @@ def _award_of(checked: Checked) -> EntryId | None:
     return award if isinstance(award, str) else None
 
 
-def _counterparty(account: AccountId, checked: Checked) -> AccountId | None:
-    match checked.body:
+def _counterparty(account: AccountId, applied: Applied) -> AccountId | None:
+    match applied.checked.body:
         case Transfer() as transfer:
-            return checked.account if account == transfer.to else transfer.to
+            return applied.author if account == transfer.to else transfer.to
         case Genesis() | Decree():
             return None
         case _:
-            return None if checked.account == account else checked.account
+            return None if applied.author == account else applied.author
 
 
 def _group(line: Line, by: Grouping, day_of: Callable[[Millis], str]) -> str:

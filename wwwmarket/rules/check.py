@@ -10,6 +10,7 @@ from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import VerifiedEntry, verify, verify_certified
 from wwwmarket.domain.book import AwardFacts
 from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
 from wwwmarket.domain.quantity import Count
 from wwwmarket.domain.records import (
     Award,
@@ -60,9 +61,11 @@ def check(verified: VerifiedEntry) -> Checked:
             verify(body.attestation)
             if body.receipt is not None:
                 verify(body.receipt)
+        case Rotation() | Delegation():
+            verify(body.consent)
         case Decree():
             certifiers = verify_certified(body.resolution)
-        case Genesis() | Offer() | Withdrawal() | Transfer() | Dispute() | Mark():
+        case Genesis() | Offer() | Withdrawal() | Transfer() | Dispute() | Revocation() | Guard() | Mark():
             pass
         case _:
             assert_never(body)

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 from wwwmarket.domain.book import AwardFacts, Book, Clearing, ListedOffer, Row
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
 from wwwmarket.domain.quantity import MicroCredits, Prices, Usage
 from wwwmarket.domain.records import (
     Ask,
@@ -27,11 +28,27 @@ from wwwmarket.domain.records import (
     Withdrawal,
 )
 
-CATALOGUE: Final = ("account/v1", "award/v1", "offer/v1", "offer/v2", "settlement/v1", "settlement/v2")
+CATALOGUE: Final = (
+    "account/v1",
+    "account/v2",
+    "award/v1",
+    "award/v2",
+    "keys/v1",
+    "offer/v1",
+    "offer/v2",
+    "settlement/v1",
+    "settlement/v2",
+)
 
 
 class AccountRule(Protocol):
     def apply(self, book: Book, author: AccountId, entry: EntryId, body: Transfer) -> tuple[Row, ...]: ...
+
+
+class KeysRule(Protocol):
+    def apply(
+        self, book: Book, author: AccountId, entry: EntryId, body: Rotation | Delegation | Revocation | Guard
+    ) -> tuple[Row, ...]: ...
 
 
 class OfferRule(Protocol):
@@ -84,6 +101,7 @@ class Rules:
     def __init__(self, contracts: Iterable[str], modules: Mapping[str, ModuleType]) -> None:
         self.versions: Final = {family_of(rule): _version_of(rule) for rule in contracts}
         self.account: Final = cast("AccountRule", modules.get("account"))
+        self.keys: Final = cast("KeysRule", modules.get("keys"))
         self.offer: Final = cast("OfferRule", modules.get("offer"))
         self.award: Final = cast("AwardRule", modules.get("award"))
         self.settlement: Final = cast("SettlementRule", modules.get("settlement"))

@@ -7,50 +7,53 @@ An entry is refused unless
 
 1. it is the next of its account's chain (``chain``),
 2. it is a genesis if and only if it is entry 0 (``genesis``),
-3. the contract of its kind is in force (``not_in_force``), and follows (``contracts/``);
+3. the contract of its kind is in force (``not_in_force``), and follows (``contracts/``),
+4. its key acts for an account (``key_replaced``),
+5. and as a machine only where a machine may (``machine_key``);
 
 a genesis, unless
 
-4. its operator signed it (``not_operator``),
-5. the contracts that it names are those of this program, one version of each (``contract_missing``,
+6. its operator signed it (``not_operator``),
+7. the contracts that it names are those of this program, one version of each (``contract_missing``,
    ``contract_differs``, ``contract_twice``),
-6. it grants to each account once (``granted_twice``),
-7. and at most 2^53 - 1 micro-credits in all (``overflow``),
-8. no two members of its committee share a name, an account or a key (``member_twice``);
+8. it grants to each account once (``granted_twice``),
+9. and at most 2^53 - 1 micro-credits in all (``overflow``),
+10. no two members of its committee share a name, an account or a key (``member_twice``);
 
 a mark, unless
 
-9. the operator signed it (``not_operator``),
-10. time does not go back (``time_goes_back``),
-11. its root is that of the state before it (``other_state``);
+11. the operator signed it (``not_operator``),
+12. time does not go back (``time_goes_back``),
+13. its root is that of the state before it (``other_state``);
 
 a decree, unless
 
-12. it is of this log (``other_log``),
-13. and the next in number (``other_number``),
-14. only members of the committee in office signed it (``not_member``),
-15. a quorum of them (``no_quorum``);
+14. it is of this log (``other_log``),
+15. and the next in number (``other_number``),
+16. only members of the committee in office signed it (``not_member``),
+17. a quorum of them (``no_quorum``);
 
 an election, unless
 
-16. the new committee has members, as in 8 (``no_members``, ``member_twice``);
+18. the new committee has members, as in 10 (``no_members``, ``member_twice``);
 
 an upgrade, unless
 
-17. it takes effect after the entry that decrees it (``too_late``),
-18. no other is waiting (``upgrade_waiting``),
-19. and this program has its contracts, as in 5,
-20. each at least as new as the one in force, and none left out (``goes_back``);
+19. it takes effect after the entry that decrees it (``too_late``),
+20. no other is waiting (``upgrade_waiting``),
+21. and this program has its contracts, as in 7,
+22. each at least as new as the one in force, and none left out (``goes_back``);
 
 new credits, unless
 
-21. the account that receives them, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``);
+23. an account receives them (``no_account``),
+24. and it, and all accounts together, stay within 2^53 - 1 micro-credits (``overflow``);
 
 a succession, unless
 
-22. it is the entry that it names (``other_place``),
-23. by the operator that it names (``not_operator``),
-24. under a name that this log never had (``origin_used``).
+25. it is the entry that it names (``other_place``),
+26. by the operator that it names (``not_operator``),
+27. under a name that this log never had (``origin_used``).
 
 How far a mark's time may be from the clock on the wall is for the mirrors to judge before they cosign; and that the
 root in a succession is the tree's, for whoever has the tree.
@@ -61,10 +64,11 @@ from typing import Final, assert_never
 from msgspec.structs import replace
 
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, OfferRow, Row, UnbondingRow
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, KeysRow, OfferRow, Row, UnbondingRow
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Stale, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
+from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
 from wwwmarket.domain.quantity import INTEGER_MAX, Count, Millis
 from wwwmarket.domain.records import (
     Award,
@@ -95,15 +99,27 @@ FAMILIES: Final = {
     Award: ("award", 1),
     Settlement: ("settlement", 1),
     Dispute: ("settlement", 2),
+    Rotation: ("keys", 1),
+    Delegation: ("keys", 1),
+    Revocation: ("keys", 1),
+    Guard: ("keys", 1),
 }
 """Which contract says what follows from a body, from which version on; genesis, mark and decree are of the state."""
 
 
+MACHINES_WRITE: Final = (Offer, Withdrawal, Settlement)
+"""What a machine key may write for its account: it sells, and spends nothing."""
+
+
 class Applied(Value):
-    """An entry in its place: ``rows`` are the new values of all that it changed, None where something has gone."""
+    """An entry in its place: ``rows`` are the new values of all that it changed, None where something has gone.
+
+    ``author`` is the account for which its key wrote it.
+    """
 
     index: Count
     checked: Checked
+    author: AccountId
     rows: tuple[Row, ...]
 
 
@@ -126,6 +142,7 @@ class Snapshot(Record, tag="snapshot/v1"):
     offers: tuple[OfferRow, ...]
     awards: tuple[AwardRow, ...]
     unbondings: tuple[UnbondingRow, ...]
+    keys: tuple[KeysRow, ...]
 
 
 class State(Tables):
@@ -144,14 +161,15 @@ class State(Tables):
     def apply(self, checked: Checked) -> Applied:
         """Follow the next entry of the log. Raises a Refusal as listed above, and then has changed nothing."""
         self._check_place(checked)
+        author = self._author(checked)
         total_micro = self.total_micro
-        rows = self._follow(checked)
+        rows = self._follow(checked, author)
         created_micro = self._write(rows)
         assert created_micro == self.total_micro - total_micro, "credits are conserved"
         self._write_chain(checked.account, ChainHead(checked.seq + 1, checked.id))
         self._size += 1
         self._upgrade_if_due()
-        return Applied(index=self._size - 1, checked=checked, rows=rows)
+        return Applied(index=self._size - 1, checked=checked, author=author, rows=rows)
 
     def _check_place(self, checked: Checked) -> None:
         head = self.chain_head(checked.account)
@@ -172,8 +190,17 @@ class State(Tables):
                 reason="not_in_force",
             )
 
-    def _follow(self, checked: Checked) -> tuple[Row, ...]:  # noqa: PLR0911 - one for each body
-        author, entry = checked.account, checked.id
+    def _author(self, checked: Checked) -> AccountId:
+        account = self.account_of(checked.account)
+        if account is None:  # 4
+            raise Forbidden("another key owns this account now", param="account", reason="key_replaced")
+        is_machine = self.keys(account).owner != checked.account
+        if is_machine and not isinstance(checked.body, MACHINES_WRITE):  # 5
+            raise Forbidden("a machine's key offers and settles, and nothing else", reason="machine_key")
+        return account
+
+    def _follow(self, checked: Checked, author: AccountId) -> tuple[Row, ...]:  # noqa: PLR0911 - one for each body
+        entry = checked.id
         match checked.body:
             case Transfer():
                 return self.rules.account.apply(self, author, entry, checked.body)
@@ -184,27 +211,29 @@ class State(Tables):
                 return self.rules.award.apply(self, author, entry, checked.body, checked.facts)
             case Settlement() | Dispute():
                 return self.rules.settlement.apply(self, author, entry, checked.body)
+            case Rotation() | Delegation() | Revocation() | Guard():
+                return self.rules.keys.apply(self, author, entry, checked.body)
             case Mark():
-                return self._mark(author, checked.body)
+                return self._mark(checked.account, checked.body)
             case Genesis():
                 return self._begin(checked, checked.body)
             case Decree():
                 assert checked.certifiers is not None, "a decree is checked with its signers"
-                return self._decree(author, checked.body.resolution.body, checked.certifiers)
+                return self._decree(checked.account, checked.body.resolution.body, checked.certifiers)
             case _:
                 assert_never(checked.body)
 
     def _begin(self, checked: Checked, genesis: Genesis) -> tuple[Row, ...]:
-        if checked.account != genesis.operator:  # 4
+        if checked.account != genesis.operator:  # 6
             raise Forbidden(
                 "a genesis is signed by the operator that it names", param="operator", reason="not_operator"
             )
-        rules = self._registry.rules(genesis.contracts)  # 5
-        if len({grant.account for grant in genesis.grants}) < len(genesis.grants):  # 6
+        rules = self._registry.rules(genesis.contracts)  # 7
+        if len({grant.account for grant in genesis.grants}) < len(genesis.grants):  # 8
             raise Malformed("a genesis grants to each account once", param="grants", reason="granted_twice")
-        if sum(grant.amount_micro for grant in genesis.grants) > INTEGER_MAX:  # 7
+        if sum(grant.amount_micro for grant in genesis.grants) > INTEGER_MAX:  # 9
             raise Malformed(f"a genesis grants at most {INTEGER_MAX} micro-credits", param="grants", reason="overflow")
-        _check_members(genesis.committee)  # 8
+        _check_members(genesis.committee)  # 10
         self._rules = rules
         self._write_genesis(genesis, checked.id)
         return tuple(
@@ -212,27 +241,27 @@ class State(Tables):
         )
 
     def _mark(self, author: AccountId, mark: Mark) -> tuple[Row, ...]:
-        if author != self.operator:  # 9
+        if author != self.operator:  # 11
             raise Forbidden("only the operator marks", reason="not_operator")
-        if mark.at_ms < self._now_ms:  # 10
+        if mark.at_ms < self._now_ms:  # 12
             raise Stale(f"the ledger's time is {self._now_ms} already", param="at_ms", reason="time_goes_back")
         root = self.root()
-        if mark.state_root != root:  # 11
+        if mark.state_root != root:  # 13
             raise Conflict(f"the state before this mark has root {root}", param="state_root", reason="other_state")
         self._now_ms = mark.at_ms
         return self._expire()
 
     def _decree(self, author: AccountId, resolution: Resolution, certifiers: frozenset[AccountId]) -> tuple[Row, ...]:
         governance = self.governance
-        if resolution.origin != self.origin:  # 12
+        if resolution.origin != self.origin:  # 14
             raise Conflict(f"that decree is of the log {resolution.origin}", param="origin", reason="other_log")
-        if resolution.number != governance.decrees:  # 13
+        if resolution.number != governance.decrees:  # 15
             raise Conflict(f"the next decree is number {governance.decrees}", param="number", reason="other_number")
         strangers = certifiers - {member.account for member in governance.committee.members}
-        if strangers:  # 14
+        if strangers:  # 16
             raise Forbidden(f"{min(strangers)} is no member of the committee", param="signatures", reason="not_member")
         quorum = governance.committee.quorum
-        if not 0 < quorum <= len(certifiers):  # 15
+        if not 0 < quorum <= len(certifiers):  # 17
             raise Forbidden(
                 f"{len(certifiers)} members have signed, and {quorum or 'no'} of a committee decree",
                 param="signatures",
@@ -252,20 +281,20 @@ class State(Tables):
                 assert_never(resolution)
 
     def _elect(self, decreed: Governance, election: Election) -> tuple[Row, ...]:
-        if not election.committee.members:  # 16
+        if not election.committee.members:  # 18
             raise Malformed("a committee has members", param="committee", reason="no_members")
         _check_members(election.committee)
         self._write_governance(replace(decreed, committee=election.committee))
         return ()
 
     def _decide_upgrade(self, decreed: Governance, upgrade: Upgrade) -> tuple[Row, ...]:
-        if upgrade.from_index <= self._size:  # 17
+        if upgrade.from_index <= self._size:  # 19
             raise Stale(f"entry {self._size} decrees it", param="from_index", reason="too_late")
-        if decreed.upgrade is not None:  # 18
+        if decreed.upgrade is not None:  # 20
             raise Conflict("another upgrade is waiting", param="number", reason="upgrade_waiting")
-        rules = self._registry.rules(upgrade.contracts)  # 19
+        rules = self._registry.rules(upgrade.contracts)  # 21
         for family, version in self.rules.versions.items():
-            if not rules.speaks(family, version):  # 20: what an older version does not know would be lost
+            if not rules.speaks(family, version):  # 22: what an older version does not know would be lost
                 raise Conflict(
                     f"{family}/v{version} is in force, and nothing older takes its place",
                     param="contracts",
@@ -275,7 +304,9 @@ class State(Tables):
         return ()
 
     def _mint(self, decreed: Governance, mint: Mint) -> tuple[Row, ...]:
-        if self.total_micro + mint.amount_micro > INTEGER_MAX:  # 21: no account can hold more than all together
+        if self.account_of(mint.to) not in {mint.to, None}:  # 23
+            raise Conflict("that is a key of another account: mint for the account", param="to", reason="no_account")
+        if self.total_micro + mint.amount_micro > INTEGER_MAX:  # 24: no account can hold more than all together
             raise Conflict("there cannot be so many credits", param="amount_micro", reason="overflow")
         account = self.account(mint.to)
         self._write_governance(replace(decreed, minted_micro=decreed.minted_micro + mint.amount_micro))
@@ -285,16 +316,16 @@ class State(Tables):
 
     def _succeed(self, author: AccountId, decreed: Governance, succession: Succession) -> tuple[Row, ...]:
         assert self._genesis is not None, "a genesis comes first"
-        if succession.size != self._size:  # 22
+        if succession.size != self._size:  # 25
             raise Conflict(
                 f"that succession is entry {succession.size}, and this is {self._size}",
                 param="size",
                 reason="other_place",
             )
-        if author != succession.operator:  # 23
+        if author != succession.operator:  # 26
             raise Forbidden("a succession is written by its operator", param="operator", reason="not_operator")
         names = {self._genesis.origin, *(each.successor for each in decreed.successions)}
-        if succession.successor in names:  # 24
+        if succession.successor in names:  # 27
             raise Conflict("the log had that name before", param="successor", reason="origin_used")
         self._write_governance(replace(decreed, successions=(*decreed.successions, succession)))
         return ()
@@ -337,6 +368,7 @@ class State(Tables):
                 unbondings=tuple(
                     UnbondingRow(id=name, value=value) for name, value in sorted(self._unbondings.items())
                 ),
+                keys=tuple(KeysRow(id=name, value=value) for name, value in sorted(self._keys.items())),
             )
         )
 
@@ -374,6 +406,8 @@ class State(Tables):
         for offer, unbonding in {row.id: row.value for row in snapshot.unbondings}.items():
             if unbonding is not None:
                 self._write_unbonding(offer, unbonding)
+        for account, keys in {row.id: row.value for row in snapshot.keys}.items():
+            self._write_keys(account, keys)
 
 
 def _check_members(committee: Committee) -> None:

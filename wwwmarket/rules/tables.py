@@ -13,6 +13,7 @@ from wwwmarket.domain.book import (
     AccountRow,
     AwardRow,
     Governance,
+    KeysRow,
     ListedOffer,
     OfferRow,
     OpenAward,
@@ -22,12 +23,13 @@ from wwwmarket.domain.book import (
 )
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
+from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.domain.records import Genesis, Origin, Parameters
 from wwwmarket.rules.commitment import Commitment
 from wwwmarket.rules.deadlines import Deadlines
 
-_Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding"]
+_Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding", "keys"]
 
 EMPTY: Final = Account()
 UNGOVERNED: Final = Governance(committee=Committee(), contracts={})
@@ -58,6 +60,8 @@ class Tables:
         self._offers_by_model: dict[str, dict[EntryId, ListedOffer]] = {}
         self._offer_counts: dict[AccountId, Count] = {}
         self._unbondings: dict[EntryId, Unbonding] = {}
+        self._keys: dict[AccountId, Keys] = {}
+        self._acting: dict[AccountId, AccountId] = {}
         self._unbondings_due = Deadlines()
         self._offers_due = Deadlines()
         self._awards_due = Deadlines()
@@ -141,6 +145,27 @@ class Tables:
         """All bonds that outlived their offers, by the offer."""
         return MappingProxyType(self._unbondings)
 
+    def keys(self, account: AccountId) -> Keys:
+        return self._keys.get(account) or Keys(owner=account)
+
+    def key_rows(self) -> Mapping[AccountId, Keys]:
+        """Who acts for each account that has other keys than the one that it is named after."""
+        return MappingProxyType(self._keys)
+
+    def account_of(self, key: AccountId) -> AccountId | None:
+        account = self._acting.get(key)
+        if account is not None:
+            return account
+        keys = self._keys.get(key)
+        return key if keys is None or keys.owner == key else None
+
+    def owned_by(self, key: AccountId) -> AccountId | None:
+        account = self.account_of(key)
+        return account if account is not None and self.keys(account).owner == key else None
+
+    def is_fresh(self, key: AccountId) -> bool:
+        return not (key in self._accounts or key in self._chains or key in self._acting or key in self._keys)
+
     def award(self, award: EntryId) -> OpenAward | None:
         return self._awards.get(award)
 
@@ -156,6 +181,7 @@ class Tables:
             "offer": self._offers,
             "award": self._awards,
             "unbonding": self._unbondings,
+            "keys": self._keys,
         }
         for table, key in self._unhashed:
             self._commitment.put(table, key, tables[table].get(key))
@@ -191,6 +217,8 @@ class Tables:
                     self._write_award(row.id, row.value)
                 case UnbondingRow():
                     self._write_unbonding(row.id, row.value)
+                case KeysRow():
+                    self._write_keys(row.id, row.value)
                 case _:
                     assert_never(row)
         return delta_micro
@@ -246,6 +274,15 @@ class Tables:
             del self._unbondings[offer]
             self._unbondings_due.remove(offer)
         self._unhashed.add(("unbonding", offer))
+
+    def _write_keys(self, account: AccountId, value: Keys) -> None:
+        before = self.keys(account)
+        for key in {before.owner, *before.machines} - {value.owner, *value.machines, account}:
+            del self._acting[key]
+        for key in {value.owner, *value.machines} - {account}:
+            self._acting[key] = account
+        self._keys[account] = value
+        self._unhashed.add(("keys", account))
 
     def _write_chain(self, account: AccountId, head: ChainHead) -> None:
         self._chains[account] = head

@@ -36,7 +36,7 @@ def story_under(registry: Registry, monkeypatch):
 
 def test_a_contract_that_takes_any_winner_is_found(monkeypatch):
     """A market whose award contract lets the worse ask win agrees with itself, and fails check 12."""
-    lax = registry_with("award/v1", ("        _check_order(body, body.runner_up, facts)\n", ""))
+    lax = registry_with("award/v2", ("        _check_order(body, body.runner_up, facts)\n", ""))
     monkeypatch.setattr("tests.unit.rules.world.REGISTRY", lax)
     ledger = begun()
     body = ledger.award_body(ledger.list_offers())
@@ -50,7 +50,7 @@ def test_a_contract_that_takes_any_winner_is_found(monkeypatch):
 
 def test_a_contract_that_takes_any_price_is_found(monkeypatch):
     """A market whose award contract does not look at prices fails check 12."""
-    lax = registry_with("award/v1", ("    if award.prices != clearing.prices:", "    if False:"))
+    lax = registry_with("award/v2", ("    if award.prices != clearing.prices:", "    if False:"))
     monkeypatch.setattr("tests.unit.rules.world.REGISTRY", lax)
     ledger = begun()
     body = ledger.award_body(ledger.list_offers())
@@ -84,7 +84,7 @@ def test_a_contract_that_leaves_the_award_open_is_found(monkeypatch):
 def test_a_contract_that_locks_for_nothing_is_found(monkeypatch):
     """A market whose accounts hold locks that no award explains fails check 15."""
     sticky = registry_with(
-        "award/v1",
+        "award/v2",
         (
             "        locked_micro=client.locked_micro + body.locked_micro,",
             "        locked_micro=client.locked_micro + body.locked_micro - 1,",

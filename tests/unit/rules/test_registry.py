@@ -22,6 +22,9 @@ PROTOCOLS = {
     "settlement/v1": (door.SettlementRule,),
     "offer/v2": (door.OfferRule, door.OfferRuleV2),
     "settlement/v2": (door.SettlementRule, door.SettlementRuleV2),
+    "account/v2": (door.AccountRule,),
+    "award/v2": (door.AwardRule,),
+    "keys/v1": (door.KeysRule,),
 }
 
 
@@ -32,9 +35,9 @@ def test_the_hashes_are_those_of_the_sources():
 
 def test_what_runs_is_what_is_hashed():
     """A registry made of other bytes has another hash and another meaning."""
-    other = SOURCES["account/v1"].replace(b'"to_itself"', b'"to_oneself"')
-    edited = Registry(SOURCES | {"account/v1": other})
-    assert edited.hashes["account/v1"] == sha256(other).hexdigest() != Registry.load().hashes["account/v1"]
+    other = SOURCES["account/v2"].replace(b'"to_itself"', b'"to_oneself"')
+    edited = Registry(SOURCES | {"account/v2": other})
+    assert edited.hashes["account/v2"] == sha256(other).hexdigest() != Registry.load().hashes["account/v2"]
     with pytest.raises(Malformed) as refused:
         edited.current.account.apply(
             DictBook(now_ms=NOW), CLIENT.account, NO_ENTRY, Transfer(to=CLIENT.account, amount_micro=1)

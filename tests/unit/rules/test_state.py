@@ -116,7 +116,7 @@ def test_only_contracts_in_force_are_followed():
 
 
 def test_a_genesis_is_the_operator_s():
-    """4: nobody founds a log in another's name."""
+    """6: nobody founds a log in another's name."""
     empty = Ledger()
     refused(Forbidden, "not_operator", empty, empty.entry(STRANGER, make_genesis()))
 
@@ -140,7 +140,7 @@ def test_a_genesis_is_the_operator_s():
     ],
 )
 def test_a_genesis_that_does_not_hold_is_refused(change, kind, reason):
-    """5, 6, 7: other contracts, a second grant to one account, more credits than an integer holds."""
+    """7, 8, 9: other contracts, a second grant to one account, more credits than an integer holds."""
     empty = Ledger()
     refused(kind, reason, empty, empty.entry(OPERATOR, make_genesis(**change)))
     assert empty.state.genesis is None
@@ -156,7 +156,7 @@ def test_all_the_credits_that_can_be_may_be_granted():
 
 
 def test_a_mark_is_the_operator_s_and_true(ledger):
-    """8, 9, 10: only the operator marks, never back in time, and only over the state that there is."""
+    """11, 12, 13: only the operator marks, never back in time, and only over the state that there is."""
     root = ledger.state.root()
     refused(Forbidden, "not_operator", ledger, ledger.entry(STRANGER, Mark(at_ms=NOW, state_root=root)))
     refused(Stale, "time_goes_back", ledger, ledger.entry(OPERATOR, Mark(at_ms=NOW - 1, state_root=root)))
@@ -345,7 +345,7 @@ def test_a_snapshot_under_other_contracts_is_refused(ledger):
 def test_every_numbered_refusal_of_the_state_is_tested():
     """Each reason that the module lists is provoked by a test above."""
     listed = re.findall(r"``([a-z_]+)``[,)]", state_module.__doc__)
-    assert len(set(listed)) == 22
-    tests = (Path(__file__), Path(__file__).with_name("test_governance.py"))
+    assert len(set(listed)) == 25
+    tests = [Path(__file__).with_name(f"test_{about}.py") for about in ("state", "governance", "keys")]
     ours = "".join(test.read_text(encoding="utf-8") for test in tests)
     assert [reason for reason in listed if f'"{reason}"' not in ours] == []

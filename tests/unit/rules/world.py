@@ -10,6 +10,7 @@ from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, open_entry, sign, sign_entry
 from wwwmarket.domain.book import Account, AwardFacts, ListedOffer, OpenAward
 from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.keys import Consent, Keys, Role
 from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
 from wwwmarket.domain.quantity import Millis, Prices, Slo, Usage
 from wwwmarket.domain.records import (
@@ -28,6 +29,7 @@ from wwwmarket.domain.records import (
     Promise,
     Receipt,
     Settlement,
+    Signed,
 )
 from wwwmarket.domain.shape import Value
 from wwwmarket.rules.check import Checked, check
@@ -160,6 +162,10 @@ def make_receipt(client: KeyPair, award: EntryId, /, **changes) -> Verified[Rece
     return sign(client, replace(receipt, **changes))
 
 
+def consent(key: KeyPair, account: KeyPair, role: Role = "owner") -> Signed[Consent]:
+    return sign(key, Consent(account=account.account, role=role)).signed
+
+
 def make_settlement(
     award: EntryId, attestation: Verified[Attestation], receipt: Verified[Receipt] | None
 ) -> Settlement:
@@ -175,6 +181,8 @@ class DictBook(Value):
     awards: dict[EntryId, OpenAward] = field(default_factory=dict)
     parameters: Parameters = Parameters()
     operator: AccountId = OPERATOR.account
+    owners: dict[AccountId, Keys] = field(default_factory=dict)
+    used: tuple[AccountId, ...] = ()
 
     def account(self, account: AccountId) -> Account:
         return self.accounts.get(account, Account())
@@ -190,6 +198,21 @@ class DictBook(Value):
 
     def award(self, award: EntryId) -> OpenAward | None:
         return self.awards.get(award)
+
+    def keys(self, account: AccountId) -> Keys:
+        return self.owners.get(account) or Keys(owner=account)
+
+    def account_of(self, key: AccountId) -> AccountId | None:
+        acting = (name for name, keys in self.owners.items() if key in {keys.owner, *keys.machines})
+        return next(acting, None if key in self.owners else key)
+
+    def owned_by(self, key: AccountId) -> AccountId | None:
+        account = self.account_of(key)
+        return account if account is not None and self.keys(account).owner == key else None
+
+    def is_fresh(self, key: AccountId) -> bool:
+        known = (key in names for names in (self.accounts, self.owners, self.used))
+        return not any(known) and self.account_of(key) == key
 
 
 def make_genesis(**changes) -> Genesis:

@@ -20,7 +20,9 @@ from tests.unit.rules.world import (
     RIVAL,
     STRANGER,
     DictBook,
+    consent,
     facts_of,
+    key,
     make_ask,
     make_attestation,
     make_award,
@@ -38,6 +40,7 @@ from wwwmarket.domain.book import (
     AccountRow,
     AwardFacts,
     AwardRow,
+    KeysRow,
     ListedOffer,
     OfferRow,
     OpenAward,
@@ -46,6 +49,7 @@ from wwwmarket.domain.book import (
 )
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import AccountId, EntryId
+from wwwmarket.domain.keys import Delegation, Guard, Keys, Revocation, Rotation
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Slo
 from wwwmarket.domain.records import Award, Body, Dispute, Parameters, Transfer, Withdrawal
@@ -57,6 +61,7 @@ ENTRY = named("the entry")
 OFFER, RIVAL_OFFER, AWARD = named("the offer"), named("the rival's offer"), named("the award")
 DAY_MS = 86_400_000
 RICH = Account(available_micro=1_000_000)
+NEXT_KEY, MACHINE, RECOVERY, STOLEN = map(key, ("the next key", "a machine", "the recovery key", "a replaced key"))
 
 
 class Case(Value):
@@ -90,7 +95,9 @@ def follow(contract: str, case: Case) -> Case:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    table = {AccountRow: "account", OfferRow: "offer", AwardRow: "award", UnbondingRow: "unbonding"}[type(row)]
+    table = {AccountRow: "account", OfferRow: "offer", AwardRow: "award", UnbondingRow: "unbonding", KeysRow: "keys"}[
+        type(row)
+    ]
     return {"table": table} | msgspec.json.decode(canonical.encode(row))
 
 
@@ -331,6 +338,7 @@ def settlement_v2_cases() -> Iterator[Case]:
     yield from _late()
     yield from _fees()
     yield from _disputes()
+    yield from _with_keys()
 
 
 def _late() -> Iterator[Case]:
@@ -422,6 +430,130 @@ def _refused_settlements() -> Iterator[Case]:
     yield settlement("the provider alone, too early", author=PROVIDER, received=False, now_ms=NOW + 59_999)
 
 
+def account_v2_cases() -> Iterator[Case]:
+    yield from account_cases()
+    owners = {PROVIDER.account: Keys(owner=NEXT_KEY.account, machines=(MACHINE.account,))}
+    book = DictBook(now_ms=NOW, accounts={CLIENT.account: RICH}, owners=owners)
+    for name, to in (
+        ("to an account that another key owns now", PROVIDER),
+        ("to the key that owns another account", NEXT_KEY),
+        ("to a machine of another account", MACHINE),
+    ):
+        body = Transfer(to=to.account, amount_micro=1)
+        yield Case(name=name, book=book, author=CLIENT.account, entry=ENTRY, body=body)
+
+
+def _owned_by_next(**changes) -> dict[AccountId, Keys]:
+    keys = replace(Keys(owner=NEXT_KEY.account, machines=(MACHINE.account,)), **changes)
+    return {PROVIDER.account: keys}
+
+
+def award_v2_cases() -> Iterator[Case]:
+    yield from award_cases()
+    for name, signer in (
+        ("asked by the key that owns the provider now", NEXT_KEY),
+        ("asked by a machine of the provider", MACHINE),
+        ("asked by the key that owned the provider before", PROVIDER),
+    ):
+        case = auction(name, signers=(signer, RIVAL))
+        yield replace(case, book=replace(case.book, owners=_owned_by_next()))
+    case = auction("asked by two machines of one provider", signers=(MACHINE, NEXT_KEY))
+    book = replace(
+        case.book, owners=_owned_by_next(), offers=dict.fromkeys((OFFER, RIVAL_OFFER), case.book.offers[OFFER])
+    )
+    yield replace(case, book=book)
+
+
+def _with_keys() -> Iterator[Case]:
+    """Settlements of accounts that other keys own now."""
+    for name, changes in {
+        "attested by the provider's next key": {"by": NEXT_KEY},
+        "attested by a machine of the provider": {"by": MACHINE},
+        "attested by the provider's replaced key": {},
+    }.items():
+        case = settlement(name, **changes)
+        yield replace(case, book=replace(case.book, owners=_owned_by_next()))
+    owners = {CLIENT.account: Keys(owner=STOLEN.account, machines=(MACHINE.account,))}
+    for name, to in (
+        ("received by the client's next key", STOLEN),
+        ("received by a machine of the client", MACHINE),
+        ("received by the client's replaced key", CLIENT),
+    ):
+        case = settlement(name, to=to)
+        yield replace(case, book=replace(case.book, owners=owners))
+
+
+def keys_cases() -> Iterator[Case]:
+    yield from _rotations()
+    yield from _recoveries()
+    yield from _machines()
+
+
+def _of_keys(name: str, body: Body, *, author=PROVIDER, keys: Keys | None = None, **changes) -> Case:
+    owners = {} if keys is None else {PROVIDER.account: keys}
+    book = replace(DictBook(now_ms=NOW, accounts={PROVIDER.account: RICH}, owners=owners), **changes)
+    return Case(name=name, book=book, author=author.account, entry=ENTRY, body=body)
+
+
+def _rotation(key=NEXT_KEY, account=PROVIDER, role="owner") -> Rotation:
+    return Rotation(account=PROVIDER.account, consent=consent(key, account, role))
+
+
+def _rotations() -> Iterator[Case]:
+    yield _of_keys("rotated for the first time", _rotation())
+    keys = Keys(
+        owner=STOLEN.account, machines=(MACHINE.account,), recovery=RECOVERY.account, successor=STRANGER.account
+    )
+    yield _of_keys("rotated again: machines and guard stay, an announcement does not", _rotation(), keys=keys)
+    yield _of_keys("rotated by a stranger", _rotation(), author=STRANGER)
+    yield _of_keys("the operator's key", _rotation(), operator=PROVIDER.account)
+    yield _of_keys("to a key that consents to another account", _rotation(account=CLIENT))
+    yield _of_keys("to a key that consents to be a machine", _rotation(role="machine"))
+    yield _of_keys("to a key that has credits", _rotation(), accounts={NEXT_KEY.account: RICH})
+    yield _of_keys("to a key that has written", _rotation(), used=(NEXT_KEY.account,))
+    yield _of_keys(
+        "to a machine's key", _rotation(MACHINE), keys=Keys(owner=STOLEN.account, machines=(MACHINE.account,))
+    )
+    yield _of_keys("back to the first key", _rotation(PROVIDER), keys=Keys(owner=STOLEN.account))
+
+
+def _recoveries() -> Iterator[Case]:
+    guarded = Keys(owner=PROVIDER.account, recovery=RECOVERY.account)
+    announced = replace(guarded, successor=NEXT_KEY.account, successor_from_ms=NOW)
+    yield _of_keys("guarded", Guard(recovery=RECOVERY.account))
+    yield _of_keys("guarded no more", Guard(recovery=None), keys=guarded)
+    yield _of_keys("an announcement is voided", Guard(recovery=RECOVERY.account), keys=announced)
+    yield _of_keys("guarded by its own key", Guard(recovery=PROVIDER.account))
+    machine = Keys(owner=PROVIDER.account, machines=(MACHINE.account,))
+    yield _of_keys("guarded by its machine", Guard(recovery=MACHINE.account), keys=machine)
+    yield _of_keys("an empty account is guarded", Guard(recovery=RECOVERY.account), accounts={})
+    yield _of_keys("a recovery is announced", _rotation(), author=RECOVERY, keys=guarded)
+    yield _of_keys("a recovery is complete", _rotation(), author=RECOVERY, keys=announced)
+    paid = {PROVIDER.account: RICH, NEXT_KEY.account: RICH}
+    yield _of_keys(
+        "a recovery is complete, whoever paid its key", _rotation(), author=RECOVERY, keys=announced, accounts=paid
+    )
+    elsewhere = {PROVIDER.account: announced, CLIENT.account: Keys(owner=NEXT_KEY.account)}
+    yield _of_keys("a recovery to a key that went elsewhere", _rotation(), author=RECOVERY, owners=elsewhere)
+    early = replace(announced, successor_from_ms=NOW + 1)
+    yield _of_keys("a recovery is completed too early", _rotation(), author=RECOVERY, keys=early)
+    yield _of_keys("another recovery is announced", _rotation(STOLEN), author=RECOVERY, keys=announced)
+
+
+def _machines() -> Iterator[Case]:
+    delegation = Delegation(consent=consent(MACHINE, PROVIDER, "machine"))
+    machine = Keys(owner=PROVIDER.account, machines=(MACHINE.account,))
+    yield _of_keys("a machine is added", delegation)
+    full = [key(f"machine {number}").account for number in range(64)]
+    yield _of_keys("the sixty-fourth machine", delegation, keys=replace(machine, machines=tuple(sorted(full[:63]))))
+    yield _of_keys("the sixty-fifth machine", delegation, keys=replace(machine, machines=tuple(sorted(full))))
+    yield _of_keys("a machine twice", delegation, keys=machine)
+    yield _of_keys("a key that consents to own it", Delegation(consent=consent(MACHINE, PROVIDER)))
+    yield _of_keys("a machine of an empty account", delegation, accounts={})
+    yield _of_keys("a machine is revoked", Revocation(key=MACHINE.account), keys=machine)
+    yield _of_keys("the owner is revoked", Revocation(key=PROVIDER.account), keys=machine)
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "account/v1": account_cases,
     "award/v1": award_cases,
@@ -429,6 +561,9 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "settlement/v1": settlement_cases,
     "offer/v2": offer_v2_cases,
     "settlement/v2": settlement_v2_cases,
+    "account/v2": account_v2_cases,
+    "award/v2": award_v2_cases,
+    "keys/v1": keys_cases,
 }
 
 

@@ -12,6 +12,7 @@ from wwwmarket.crypto.digest import digest
 from wwwmarket.domain.book import Account, OpenAward
 from wwwmarket.domain.errors import InsufficientCredit, Refusal
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, EntryId
+from wwwmarket.domain.keys import Delegation, Rotation
 from wwwmarket.domain.records import Award, Body, Decree, Genesis, Mark, Offer, Settlement, Transfer, Withdrawal
 from wwwmarket.market.audit.balances import Balances, conservation_fault, expiry_fault
 from wwwmarket.market.audit.findings import Check, Findings
@@ -46,6 +47,10 @@ _AUCTION: Final = frozenset(
 _BY_STATE: Final = frozenset(
     {
         "not_open",
+        "key_replaced",
+        "key_in_use",
+        "not_a_machine",
+        "machine_key",
         "offer_not_listed",
         "not_listed",
         "too_many_offers",
@@ -297,6 +302,10 @@ def _names(checked: Checked) -> frozenset[str]:
             named += [ask.body.offer for ask in (checked.body.winner, checked.body.runner_up) if ask]
         case Settlement():
             named += [checked.body.award, checked.body.attestation.signer]
+        case Rotation():
+            named += [checked.body.account, checked.body.consent.signer]
+        case Delegation():
+            named.append(checked.body.consent.signer)
         case _:
             pass
     return frozenset(named)
