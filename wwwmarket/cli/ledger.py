@@ -235,8 +235,20 @@ def _says(body: Mapping[str, Any]) -> str:
             says = f"{body['amount_micro']} micro-credits to {body['to'][:12]}"
         case "withdrawal/v1":
             says = f"offer {body['offer'][:12]}"
+        case "dispute/v1":
+            says = f"award {body['award'][:12]}, of which nothing came"
+        case "rotation/v1" | "delegation/v1":
+            says = f"{body['consent']['signer'][:12]} as {body['consent']['body']['role']}"
+        case "revocation/v1":
+            says = f"machine {body['key'][:12]}"
+        case "guard/v1":
+            says = f"recovery by {(body['recovery'] or 'nobody')[:12]}"
+        case "decree/v1":
+            says = str(body["resolution"]["body"]["kind"])
         case "genesis/v1":
             says = str(body["origin"])
-        case _:
+        case "mark/v1":
             says = f"at {body['at_ms']} ms"
+        case _:
+            says = ""
     return says
