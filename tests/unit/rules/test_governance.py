@@ -239,7 +239,7 @@ def test_a_quorum_gives_the_log_to_another_operator(ledger):
 
 
 def test_a_succession_stands_in_its_place_by_its_operator_under_a_new_name(ledger):
-    """22 to 24."""
+    """25 to 27."""
     refused(Conflict, "other_place", ledger, decree(succession(ledger, size=ledger.state.size + 1)))
     refused(Forbidden, "not_operator", ledger, decree(succession(ledger)))
     used = decree(succession(ledger, successor=ORIGIN, operator=STRANGER.account))
