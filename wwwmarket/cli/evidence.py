@@ -1,7 +1,7 @@
-"""``wwwmarket audit --evidence``: whether one record proves that an auctioneer did wrong, from itself alone."""
+"""``wwwmarket audit --evidence``: whether one record proves that somebody did wrong, from itself alone."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import typer
@@ -9,9 +9,14 @@ import typer
 from wwwmarket.cli.output import emit, fail
 from wwwmarket.crypto import canonical
 from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.domain.records import Evidence
+from wwwmarket.ledger import evidence as log_evidence
+from wwwmarket.ledger.evidence import Guilt
 from wwwmarket.market.evidence import EVIDENCE_BYTES_MAX, Proven, judge
 from wwwmarket.rules.registry import Registry
+
+_ANY: Final = cast("type[Evidence | LogEvidence]", Evidence | LogEvidence)
 
 _UNREADABLE: Final = 2
 
@@ -20,7 +25,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints: the proven fault, or why nothing is proven."""
 
     verdict: str
-    proven: Proven | None
+    proven: Proven | Guilt | None
     reason: str
 
 
@@ -31,7 +36,7 @@ def judge_file(file: Path, *, json: bool) -> None:
     """
     evidence = _read(file)
     try:
-        proven = judge(evidence, Registry.load().current.award)
+        proven = _judge(evidence)
     except Refusal as refusal:
         judgement = Judgement(verdict="not proven", proven=None, reason=refusal.message)
     else:
@@ -46,11 +51,17 @@ def judge_file(file: Path, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _read(file: Path) -> Evidence:
+def _judge(evidence: Evidence | LogEvidence) -> Proven | Guilt:
+    if isinstance(evidence, Evidence):
+        return judge(evidence, Registry.load().current.award)
+    return log_evidence.judge(evidence)
+
+
+def _read(file: Path) -> Evidence | LogEvidence:
     try:
         with file.open("rb") as opened:
             data = opened.read(EVIDENCE_BYTES_MAX + 2)
-        return canonical.decode(data.removesuffix(b"\n"), Evidence, bytes_max=EVIDENCE_BYTES_MAX)
+        return canonical.decode(data.removesuffix(b"\n"), _ANY, bytes_max=EVIDENCE_BYTES_MAX)
     except (OSError, Refusal) as error:
         why = error.message if isinstance(error, Refusal) else str(error)
         fail(f"the evidence could not be read: {why}", _UNREADABLE)

@@ -1,21 +1,28 @@
 """Runs a mirror: events in, effects performed. It writes before it lets the machine sign."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final, assert_never
 
 from wwwmarket.config import MirrorConfig
+from wwwmarket.crypto import canonical
 from wwwmarket.domain.errors import Malformed, NotFound, Refusal, TooLarge, Unavailable
+from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.ledger.evidence import name_of
 from wwwmarket.ledger.merkle import HASH_BYTES
-from wwwmarket.ledger.note import NOTE_BYTES_MAX
+from wwwmarket.ledger.note import NOTE_BYTES_MAX, VerifierKey
 from wwwmarket.ledger.proofs import Proof
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
 from wwwmarket.ledger.witness import CosignRequest, parse_request
+from wwwmarket.mirror.accusing import make_evidence, nodes_for, size_of
 from wwwmarket.mirror.events import (
+    Accuse,
     Answer,
     CheckpointOffered,
+    Compare,
     Cosigned,
     Effect,
     EntriesFetched,
@@ -29,7 +36,7 @@ from wwwmarket.mirror.events import (
     Served,
 )
 from wwwmarket.mirror.machine import Mirror
-from wwwmarket.mirror.reading import read_entries, read_proof
+from wwwmarket.mirror.reading import read_entries, read_nodes, read_proof
 from wwwmarket.mirror.service import MirrorStatus
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.log_files import LogFiles
@@ -39,9 +46,11 @@ _log = logging.getLogger("wwwmarket.mirror")
 
 PENDING: Final = "pending-checkpoint"
 _REPLAY_ENTRIES: Final = 1_024
+CASES_MAX: Final = 4
+"""Faults that wait to be proven; a log that lies without end is proven a liar by the first of them."""
 
-KeepEvidence = Callable[[str, tuple[bytes, ...]], None]
-"""Writes the parts of evidence under a name, once."""
+KeepEvidence = Callable[[str, bytes], object]
+"""Writes evidence under a name, once."""
 
 
 class Mirroring:
@@ -68,6 +77,7 @@ class Mirroring:
         self._next_call = 0
         self._writes: asyncio.Queue[Persist] = asyncio.Queue()
         self._fetches: asyncio.Queue[Fetch] = asyncio.Queue()
+        self._cases: asyncio.Queue[Compare | Accuse] = asyncio.Queue(CASES_MAX)
         self._asked_ms = clock.monotonic_ms()
 
     async def start(self) -> None:
@@ -88,6 +98,7 @@ class Mirroring:
             group.create_task(self._fetch_forever())
             group.create_task(self._write_forever())
             group.create_task(self._look_forever())
+            group.create_task(self._prove_forever())
 
     # What the door asks
 
@@ -171,10 +182,40 @@ class Mirroring:
             case Persist():
                 self._writes.put_nowait(effect)
             case Keep():
-                _log.error("evidence of the log's fault is kept: %s", effect.name)
-                self._keep(effect.name, effect.parts)
+                self._keep_evidence(effect.evidence)
+            case Compare() | Accuse():
+                with contextlib.suppress(asyncio.QueueFull):
+                    self._cases.put_nowait(effect)
             case _:
                 assert_never(effect)
+
+    def _keep_evidence(self, evidence: LogEvidence) -> None:
+        name = name_of(evidence)
+        _log.error("evidence of the log's fault is kept: %s", name)
+        self._keep(name, canonical.encode(evidence))
+
+    async def _prove_forever(self) -> None:
+        while True:
+            case = await self._cases.get()
+            log = self.mirror.log
+            try:
+                async with asyncio.timeout(self._config.fetch_timeout_ms / 1_000):
+                    evidence = await self._prove(log, case)
+            except (Refusal, TimeoutError) as refusal:
+                _log.warning("the log's fault could not be proven from its own tiles: %s", refusal)
+            else:
+                if evidence is not None:
+                    self._keep_evidence(evidence)
+
+    async def _prove(self, log: VerifierKey, case: Compare | Accuse) -> LogEvidence | None:
+        earlier = case.beside if isinstance(case, Accuse) else None
+        if isinstance(case, Accuse) and case.before is not None and earlier is None:
+            index = await self._ledger.index_of(case.before)
+            if index is not None:
+                earlier = index, (await self._ledger.read(index, index + 1))[0]
+        size = size_of(case.second if isinstance(case, Compare) else case.note)
+        node = await read_nodes(self._files, nodes_for(case, None if earlier is None else earlier[0]), size)
+        return make_evidence(log, case, node, earlier)
 
     async def _fetch_forever(self) -> None:
         while True:

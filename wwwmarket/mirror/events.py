@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeAlias
 
+from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.checkpoint import Checkpoint
@@ -99,13 +100,33 @@ class Persist(Value):
 
 
 class Keep(Value):
-    """Evidence of the log's fault: two notes of one size, or a note and an entry in it that does not follow."""
+    """Evidence of the log's fault that proves itself."""
 
-    name: str
-    parts: tuple[bytes, ...]
+    evidence: LogEvidence
 
 
-Effect: TypeAlias = Answer | Fetch | Persist | Keep
+class Compare(Value):
+    """Two notes of the log, of two sizes: keep what proves that the second's tree does not begin with the first's."""
+
+    first: bytes
+    second: bytes
+
+
+class Accuse(Value):
+    """The log has signed ``note``, and the entry at ``index`` of that tree does not follow: keep what proves it.
+
+    ``before`` names the same account's entry before it, where there is one; ``beside`` is that entry with its index,
+    where it came together with this one.
+    """
+
+    note: bytes
+    index: int
+    leaf: bytes
+    before: EntryId | None
+    beside: tuple[int, bytes] | None
+
+
+Effect: TypeAlias = Answer | Fetch | Persist | Keep | Compare | Accuse
 
 
 class Served(Value):

@@ -30,7 +30,8 @@ from msgspec.structs import replace
 
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto.signing import VerifiedEntry, open_entry
-from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Refusal, Unauthorised
+from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised
+from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.records import Certified, Mark, Succession
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.checkpoint import (
@@ -41,14 +42,17 @@ from wwwmarket.ledger.checkpoint import (
     parse_checkpoint,
     with_cosignatures,
 )
+from wwwmarket.ledger.evidence import make_fork
 from wwwmarket.ledger.merkle import EMPTY_ROOT, leaf_hash
 from wwwmarket.ledger.note import Cosigner, VerifierKey, encode_note, parse_note
 from wwwmarket.ledger.proofs import verify_consistency
 from wwwmarket.ledger.tiles import Tile, Tiler
 from wwwmarket.ledger.witness import CosignRequest
 from wwwmarket.mirror.events import (
+    Accuse,
     Answer,
     CheckpointOffered,
+    Compare,
     Cosigned,
     Covered,
     Effect,
@@ -250,9 +254,7 @@ class Mirror:
             return []
         if parse_checkpoint(parse_note(first).text).root == checkpoint.root:
             return []
-        return [
-            Keep(name=f"{checkpoint.size}-{checkpoint.root.hex()[:16]}", parts=(first, _bare(verified.note, self.log)))
-        ]
+        return [Keep(evidence=make_fork(self.log, [first, _bare(verified.note, self.log)]))]
 
     def remember(self, note: bytes) -> None:
         """A checkpoint that the log has signed, without others' signatures, to compare others of its size with."""
@@ -267,8 +269,14 @@ class Mirror:
             try:
                 effects += self._begin(event)
             except _No as no:
-                effects += self._answer(event.call, no)
+                effects += [*self._answer(event.call, no), *self._doubt(event.request.note, no)]
         return effects
+
+    def _doubt(self, note: bytes, no: _No) -> list[Effect]:
+        """A proof that fails shows nothing, for anybody can send one; the log's own tiles may."""
+        if no.reason != "not_consistent" or self._served is None:
+            return []
+        return [Compare(first=_bare(self._served.note, self.log), second=_bare(note, self.log))]
 
     def _begin(self, event: CheckpointOffered) -> list[Effect]:
         request, cosigned = event.request, self._cosigned
@@ -312,16 +320,15 @@ class Mirror:
         assert job is not None, "entries are fetched for a checkpoint"
         try:
             self._authenticate(event, job.target)
-            entries = [open_entry(leaf) for leaf in event.leaves]
         except _No as no:
             return self._end(no)
-        except Refusal as refusal:
-            return self._condemn(job, event.leaves, refusal)
-        for entry in entries:
+        entries: list[VerifiedEntry] = []
+        for leaf in event.leaves:
             try:
-                self._apply(entry)
+                entries.append(open_entry(leaf))
+                self._apply(entries[-1])
             except Refusal as refusal:
-                return self._condemn(job, [entry.leaf], refusal)
+                return self._condemn(job, event.start, entries, leaf, refusal)
         persist = Persist(
             pending=job.note,
             start=event.start,
@@ -354,16 +361,30 @@ class Mirror:
         self._full += self._tiler.append(leaf_hash(entry.leaf))
         self._marked = isinstance(body, Mark)
 
-    def _condemn(self, job: _Job, leaves: Sequence[bytes], refusal: Refusal) -> list[Effect]:
+    def _condemn(
+        self, job: _Job, start: int, entries: Sequence[VerifiedEntry], leaf: bytes, refusal: Refusal
+    ) -> list[Effect]:
+        """No later tree can be without that entry."""
         self._condemned = f"the log has signed an entry that does not follow: {refusal.message}"
-        evidence = Keep(name=f"{job.target.size}-{refusal.reason}", parts=(job.note, *leaves))
-        return [evidence, *self._end(_No("does_not_follow", self._condemned))]
+        index, before = self._tiler.size, self._entry_before(leaf)
+        applied = enumerate(entries[: index - start], start)
+        beside = next(((place, entry.leaf) for place, entry in applied if entry.id == before), None)
+        accuse = Accuse(note=job.note, index=index, leaf=leaf, before=before, beside=beside)
+        return [accuse, *self._end(_No("does_not_follow", self._condemned))]
+
+    def _entry_before(self, leaf: bytes) -> EntryId | None:
+        """The latest entry of the account that this one is of."""
+        try:
+            head = self._state.chain_head(open_entry(leaf).entry.account)
+        except Refusal:
+            return None
+        return head.prev if head.next_seq else None
 
     def _judge(self, job: _Job, persist: Persist, now_ms: int) -> list[Effect]:
         """The tree is the checkpoint's: keep it as cosigned, unless it is no state's, or its time is not ours."""
         if self.log != self._key_of_state():
-            refusal = Forbidden(f"the entries are those of a log with the key {self._key_of_state().text}")
-            return [*([persist] if persist.leaves else []), *self._condemn(job, [], refusal)]
+            self._condemned = f"the entries are those of a log with the key {self._key_of_state().text}"
+            return [*([persist] if persist.leaves else []), *self._end(_No("does_not_follow", self._condemned))]
         try:
             self._check_time(now_ms)
         except _No as no:

@@ -1,11 +1,12 @@
 """Entries and proofs out of a log's files, for a mirror to judge: nothing here is believed."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from wwwmarket.domain.errors import NotFound
 from wwwmarket.ledger.bundles import BUNDLE_BYTES_MAX, decode_bundle
-from wwwmarket.ledger.merkle import HASH_BYTES
+from wwwmarket.ledger.merkle import HASH_BYTES, NodeReader
 from wwwmarket.ledger.proofs import Proof, consistency_nodes, consistency_proof
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, TileReader, path_of, tiles_holding
 from wwwmarket.mirror.events import Fetch
@@ -25,9 +26,15 @@ async def read_entries(files: LogFiles, fetch: Fetch) -> list[bytes]:
 
 async def read_proof(files: LogFiles, fetch: Fetch) -> Proof:
     """That the tree of ``fetch.size`` begins with the one of ``fetch.end``. Raises Malformed, NotFound, Unavailable."""
-    needed = tiles_holding(consistency_nodes(fetch.end, fetch.size), fetch.size)
+    node = await read_nodes(files, consistency_nodes(fetch.end, fetch.size), fetch.size)
+    return consistency_proof(fetch.end, fetch.size, node)
+
+
+async def read_nodes(files: LogFiles, nodes: Sequence[tuple[int, int]], size: int) -> NodeReader:
+    """Nodes ``(level, index)`` of the tree of ``size``. Raises Malformed, NotFound, Unavailable."""
+    needed = tiles_holding(nodes, size)
     tiles = dict(zip(needed, await asyncio.gather(*(_read_tile(files, tile) for tile in needed)), strict=True))
-    return consistency_proof(fetch.end, fetch.size, TileReader(fetch.size, tiles.__getitem__))
+    return TileReader(size, tiles.__getitem__)
 
 
 async def _read_bundle(files: LogFiles, bundle: BundleId) -> list[bytes]:

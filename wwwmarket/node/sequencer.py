@@ -170,7 +170,8 @@ class Sequencer:
             future.set_result(self._promise(name, index))
 
     def _promise(self, name: EntryId, index: int) -> Verified[Inclusion]:
-        covered_by_ms = self._clock.now_ms() + self._config.covered_within_ms
+        # Later than every mark before the entry, whatever the clock did since: a mark past this breaks the promise.
+        covered_by_ms = max(self._clock.now_ms(), self._replica.state.now_ms) + self._config.covered_within_ms
         origin = self._replica.state.origin
         return signing.sign(self._key, Inclusion(entry=name, origin=origin, index=index, covered_by_ms=covered_by_ms))
 

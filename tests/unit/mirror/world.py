@@ -8,15 +8,19 @@ from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import KeyPair, open_entry, sign_entry
 from wwwmarket.domain.committee import Committee, Member
+from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.domain.records import Body, Mark, Transfer
 from wwwmarket.ledger.checkpoint import Checkpoint, sign_checkpoint
 from wwwmarket.ledger.merkle import complete_root, leaf_hash, root_of
 from wwwmarket.ledger.note import Cosigner, Signer, VerifierKey
 from wwwmarket.ledger.proofs import Proof, consistency_proof
 from wwwmarket.ledger.witness import CosignRequest
+from wwwmarket.mirror.accusing import make_evidence
 from wwwmarket.mirror.events import (
+    Accuse,
     Answer,
     CheckpointOffered,
+    Compare,
     Cosigned,
     EntriesFetched,
     Event,
@@ -129,7 +133,7 @@ class House:
         self.disk = disk or Disk()
         self.config = config
         self.now_ms = NOW
-        self.evidence: list[Keep] = []
+        self.evidence: list[LogEvidence] = []
         self.calls = 0
         self.revive()
 
@@ -168,8 +172,21 @@ class House:
                         if effect.covered is not None:
                             events.append(Persisted(size=effect.covered.size, now_ms=self.now_ms))
                     case Keep():
-                        self.evidence.append(effect)
+                        self.evidence.append(effect.evidence)
+                    case Compare() | Accuse():
+                        self.prove(effect, log)
         return answers
+
+    def prove(self, case: Compare | Accuse, log: LyingLog) -> None:
+        """As the driver does, from the log's own tiles."""
+        earlier = case.beside if isinstance(case, Accuse) else None
+        if isinstance(case, Accuse) and earlier is None and case.before is not None:
+            names = [open_entry(leaf).id for leaf in self.disk.leaves]
+            index = names.index(case.before)
+            earlier = index, self.disk.leaves[index]
+        evidence = make_evidence(self.mirror.log, case, log.node, earlier)
+        if evidence is not None:
+            self.evidence.append(evidence)
 
 
 def committee_of(names: Sequence[str]) -> Committee:
