@@ -68,7 +68,7 @@ def audit(
     ] = None,
     evidence: Annotated[
         Path | None,
-        option("--evidence", "Instead of a log: a provider's evidence that an auctioneer did wrong.", metavar="FILE"),
+        option("--evidence", "Instead of a log: one file of evidence that somebody did wrong.", metavar="FILE"),
     ] = None,
     json: Json = False,
 ) -> None:
