@@ -20,6 +20,9 @@ class AuctionConfig:
     """So many more are asked when no ask meets the objective with this share of it to spare: rare below saturation."""
     ask_timeout_ms: int = 300
     """One round trip to the slowest neighbour and its engine poll; a late ask is a silent one."""
+    patience_factor: int = 4
+    """When nobody at all has answered in time, all who could win are asked once more, with so many times the time, if
+    the bid's objective leaves it: a market that is silent as a whole is more often a busy machine than a dead one."""
     hold_ms: int = 300
     """How long an ask counts as likely work. Long holds make idle providers look busy: with 1,500 ms over wide-area
     delays the simulator's attainment fell from 98 to 23 %, so it is 400 ms at most, whatever the round trip."""

@@ -392,8 +392,13 @@ class Buyer:
         return [dropped, *self._try_next(at_ms, reason)]
 
     def _overdue(self, event: FirstTokenOverdue) -> list[Effect]:
+        """Where nobody else is left to ask, a late answer beats none, for as long as the bid's own objective."""
         if self._arrived or self._client_gone:
             return []
+        patience_ms = self._begun_ms + self._bid.slo.ttft_ms + self._terms.first_token_slack_ms
+        last = not self._left or self._attempt >= self._terms.attempts_max
+        if last and event.at_ms < patience_ms:
+            return [ArmFirstToken(award=event.award, at_ms=patience_ms)]
         return self._broken(event.at_ms, "no first token in the promised time")
 
     def _gone(self) -> list[Effect]:

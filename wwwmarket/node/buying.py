@@ -75,16 +75,11 @@ class Buying:
         begun = purse.clock.monotonic_ms()
         purse.count("auctions_total")
         asked, reserves = self._draw(bid.body, preferences)
-        terms = purse.config.auction
-        machine = auction.Auction(
-            bid.body,
-            asked,
-            purse.rule(),
-            ask_timeout_ms=terms.ask_timeout_ms,
-            reserves=reserves,
-            margin_ppm=terms.margin_ppm,
-        )
-        decided = await self._run(machine, bid)
+        timeout_ms = purse.config.auction.ask_timeout_ms
+        decided = await self._ask_all(bid, asked, reserves, timeout_ms)
+        patient_ms = timeout_ms * purse.config.auction.patience_factor
+        if patient_ms < bid.body.slo.ttft_ms and all(judged.verdict == "silent" for judged in decided.judged):
+            decided = await self._ask_all(bid, [*asked, *reserves], (), patient_ms)
         elapsed_ms = purse.clock.monotonic_ms() - begun
         purse.observe("auction_ms", elapsed_ms)
         if not decided.standings:
@@ -188,7 +183,21 @@ class Buying:
             )
         return Unavailable("no offer of this model meets your provider preferences", retry_after_ms=5_000)
 
-    async def _run(self, machine: auction.Auction, bid: Verified[Bid]) -> auction.Decided:
+    async def _ask_all(
+        self,
+        bid: Verified[Bid],
+        asked: Sequence[auction.Candidate],
+        reserves: Sequence[auction.Candidate],
+        timeout_ms: int,
+    ) -> auction.Decided:
+        machine = auction.Auction(
+            bid.body,
+            asked,
+            self.purse.rule(),
+            ask_timeout_ms=timeout_ms,
+            reserves=reserves,
+            margin_ppm=self.purse.config.auction.margin_ppm,
+        )
         clock = self.purse.clock
         events: asyncio.Queue[auction.Event] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
@@ -198,7 +207,8 @@ class Buying:
                 for effect in machine.step(event):
                     match effect:
                         case auction.RequestAsk():
-                            tasks.append(asyncio.create_task(self._ask(effect.candidate, bid, events)))
+                            asking = self._ask(effect.candidate, bid, events, timeout_ms)
+                            tasks.append(asyncio.create_task(asking))
                         case auction.ArmDeadline():
                             tasks.append(asyncio.create_task(self._deadline(effect.at_ms, events)))
                         case auction.Decided():
@@ -214,12 +224,12 @@ class Buying:
         await events.put(auction.DeadlineReached(at_ms=at_ms))
 
     async def _ask(
-        self, candidate: auction.Candidate, bid: Verified[Bid], events: "asyncio.Queue[auction.Event]"
+        self, candidate: auction.Candidate, bid: Verified[Bid], events: "asyncio.Queue[auction.Event]", timeout_ms: int
     ) -> None:
         purse = self.purse
         request = messages.AskRequest(offer=candidate.offer, bid=bid.signed)
         try:
-            answer = await self._put_to(candidate.listed.offer.address, request)
+            answer = await self._put_to(candidate.listed.offer.address, request, timeout_ms)
             event = _ask_event(candidate, answer, purse.clock.now_ms())
         except Refusal as refusal:
             if candidate.node != purse.node:
@@ -229,13 +239,12 @@ class Buying:
             )
         await events.put(event)
 
-    async def _put_to(self, address: NodeAddress, request: messages.AskRequest) -> messages.Answer:
+    async def _put_to(self, address: NodeAddress, request: messages.AskRequest, timeout_ms: int) -> messages.Answer:
         purse = self.purse
         if address.node == purse.node:
             if purse.selling is None:
                 raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
             return purse.ask_self(request)
-        timeout_ms = purse.config.auction.ask_timeout_ms
         purse.count(DISPATCH_MESSAGES)
         reply = await purse.transport.request(address, canonical.encode(request), timeout_ms=timeout_ms)
         purse.count(DISPATCH_MESSAGES)

@@ -354,7 +354,7 @@ def test_a_provider_cannot_charge_for_more_than_arrived():
     async def story(town: Town) -> None:
         operator = await town.house("operator", None)
         lie = End(usage=Usage(input_tokens=9_000, cached_input_tokens=0, output_tokens=9_000))
-        await town.house("greedy", (Begin(), Say(data=b"hi"), lie))
+        await town.house("greedy", (Begin(), Say(data=b"data: hi\n\n"), lie))
         await town.listed(1)
         bought = await buy(operator)
         assert bought.delivered.usage.output_tokens == 2
