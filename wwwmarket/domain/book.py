@@ -11,6 +11,7 @@ from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices
 from wwwmarket.domain.records import Award, Offer, Parameters, RuleId, Succession, Upgrade
 from wwwmarket.domain.shape import Value
+from wwwmarket.domain.standing import Standing
 
 
 class Account(Value):
@@ -56,6 +57,15 @@ class OpenAward(Value, omit_defaults=True):
     disputed_ms: Millis | None = None
 
 
+class OpenTab(Value):
+    """A tab not yet settled or expired; as an open award, it leaves the state with its settlement."""
+
+    client: AccountId
+    provider: AccountId
+    locked_micro: MicroCredits
+    expires_ms: Millis
+
+
 class Governance(Value):
     """Who may decide, and what is in force: ``decrees`` counts those followed, ``minted_micro`` what came by them.
 
@@ -99,7 +109,19 @@ class KeysRow(Value):
     value: Keys
 
 
-Row: TypeAlias = AccountRow | OfferRow | AwardRow | UnbondingRow | KeysRow
+class TabRow(Value):
+    id: EntryId
+    value: OpenTab | None
+
+
+class StandingRow(Value):
+    """Named by the provider."""
+
+    id: AccountId
+    value: Standing
+
+
+Row: TypeAlias = AccountRow | OfferRow | AwardRow | UnbondingRow | KeysRow | TabRow | StandingRow
 
 
 class AwardFacts(Value):
@@ -111,6 +133,15 @@ class AwardFacts(Value):
     bid_digest: Digest
     winner_ask_digest: Digest
     runner_up_ask_digest: Digest | None
+
+
+class UnvouchedFacts(Value):
+    """What ``rules`` has verified of an unvouched answer, since a contract can neither hash nor ask another one: the
+    award's name, and what the settlement contract makes of it. Its signatures are valid.
+    """
+
+    id: EntryId
+    cost_micro: MicroCredits
 
 
 class Clearing(Value):
@@ -137,6 +168,7 @@ class Book(Protocol):
 
     def award(self, award: EntryId) -> OpenAward | None: ...
     def unbonding(self, offer: EntryId) -> Unbonding | None: ...
+    def tab(self, tab: EntryId) -> OpenTab | None: ...
 
     def keys(self, account: AccountId) -> Keys: ...
     def account_of(self, key: AccountId) -> AccountId | None:

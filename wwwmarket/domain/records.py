@@ -4,7 +4,7 @@ Every record names its kind and version in ``kind``, so that its bytes can never
 A field once released never changes meaning: a new version is a new kind.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta, Raw
 
@@ -12,7 +12,17 @@ from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId, SealingKey, Signature
 from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
 from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
-from wwwmarket.domain.quantity import Count, MicroCredits, Millis, PartsPerMillion, Prices, Slo, Tokens, Usage
+from wwwmarket.domain.quantity import (
+    INTEGER_MAX,
+    Count,
+    MicroCredits,
+    Millis,
+    PartsPerMillion,
+    Prices,
+    Slo,
+    Tokens,
+    Usage,
+)
 from wwwmarket.domain.shape import Record, Value
 from wwwmarket.domain.signed import Certification as Certification
 from wwwmarket.domain.signed import Certified as Certified
@@ -175,6 +185,66 @@ class Dispute(Record, tag="dispute/v1"):
     award: EntryId
 
 
+TAB_OPEN_MAX: Final = 8
+"""Awards at work under one tab at a time: what its provider may have to claim one by one, in one entry of 65,535 bytes.
+Who wants more at once opens another tab."""
+
+
+class TabOpening(Record, tag="tab/v1"):
+    """Locks the author's credits for what one provider will serve it until ``expires_ms``."""
+
+    provider: AccountId
+    locked_micro: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
+    expires_ms: Millis
+
+
+class TabAward(Record, tag="tab-award/v1"):
+    """An award under a tab, signed by the client, never on the ledger. It is named by its digest."""
+
+    tab: EntryId
+    number: Count
+    award: Award
+
+
+class TabReceipt(Record, tag="tab-receipt/v1"):
+    """One answer, as both sides signed for it: a leaf of the tab's tree, by its canonical bytes."""
+
+    award: Signed[TabAward]
+    attestation: Signed[Attestation]
+    receipt: Signed[Receipt]
+
+
+class Voucher(Record, tag="voucher/v1"):
+    """The client's word on all answers so far: the tree's ``root`` over ``count`` receipts, what they cost, and what of
+    that is paid, refunds taken off.
+
+    Numbers from ``next_number`` on are not given out yet; ``open`` are those below it without a receipt, ascending.
+    """
+
+    tab: EntryId
+    count: Count
+    root: Digest
+    cost_micro: MicroCredits
+    paid_micro: MicroCredits
+    next_number: Count
+    open: Annotated[tuple[Count, ...], Meta(max_length=TAB_OPEN_MAX)] = ()
+
+
+class Unvouched(Value):
+    """An answer that its client signed the award of, and no voucher for."""
+
+    award: Signed[TabAward]
+    attestation: Signed[Attestation]
+
+
+class TabSettlement(Record, tag="tab-settlement/v1"):
+    """Closes a tab: the client's latest voucher, and what came after it, by ascending number."""
+
+    tab: EntryId
+    voucher: Signed[Voucher] | None
+    unvouched: Annotated[tuple[Unvouched, ...], Meta(max_length=TAB_OPEN_MAX)] = ()
+
+
 class Transfer(Record, tag="transfer/v1"):
     """Moves available credits from the entry's author to another account (which exists by being paid)."""
 
@@ -280,6 +350,8 @@ Body: TypeAlias = (
     | Award
     | Settlement
     | Dispute
+    | TabOpening
+    | TabSettlement
     | Transfer
     | Rotation
     | Delegation

@@ -11,11 +11,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import Meta
 
 from wwwmarket.crypto.digest import kind_of
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, OpenAward
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, OpenAward, OpenTab
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Count, Millis, Usage
-from wwwmarket.domain.records import Award, Decree, Genesis, Settlement, Transfer
+from wwwmarket.domain.records import Award, Decree, Genesis, Settlement, TabOpening, TabSettlement, Transfer
 from wwwmarket.domain.shape import Value
 from wwwmarket.rules.check import Checked
 from wwwmarket.rules.state import Applied, State
@@ -69,16 +69,21 @@ class Reader:
     def follow(self, checked: Checked) -> Line | None:
         """Apply the next entry; the line that it means for the account. Raises a Refusal as ``State.apply``."""
         opened = _opened(self.state, checked)
+        tab = self.state.tab(checked.body.tab) if isinstance(checked.body, TabSettlement) else None
         before = self.state.account(self.account)
         applied = self.state.apply(checked)
         if not any(isinstance(row, AccountRow) and row.id == self.account for row in applied.rows):
             return None
         after = self.state.account(self.account)
-        return None if after == before else self._line(applied, opened, before, after)
+        return None if after == before else self._line(applied, opened, tab, before, after)
 
-    def _line(self, applied: Applied, opened: OpenAward | None, before: Account, after: Account) -> Line:
+    def _line(
+        self, applied: Applied, opened: OpenAward | None, tab: OpenTab | None, before: Account, after: Account
+    ) -> Line:
         checked = applied.checked
         award, counterparty, model, usage = None, _counterparty(self.account, applied), None, None
+        if tab is not None:
+            counterparty = tab.provider if self.account == tab.client else tab.client
         if opened is not None:
             award = _award_of(checked)
             counterparty = opened.provider if self.account == opened.client else opened.client
@@ -145,6 +150,8 @@ def _award_of(checked: Checked) -> EntryId | None:
 
 def _counterparty(account: AccountId, applied: Applied) -> AccountId | None:
     match applied.checked.body:
+        case TabOpening() as opening:
+            return opening.provider
         case Transfer() as transfer:
             return applied.author if account == transfer.to else transfer.to
         case Genesis() | Decree():

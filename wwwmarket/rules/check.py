@@ -21,6 +21,8 @@ from wwwmarket.domain.records import (
     Mark,
     Offer,
     Settlement,
+    TabOpening,
+    TabSettlement,
     Transfer,
     Withdrawal,
 )
@@ -32,7 +34,8 @@ _BODY: Final = cast("type[Body]", Body)
 class Checked(Value):
     """An entry that says something, by signatures that hold. Made by ``check`` alone.
 
-    ``facts`` come with an award, ``certifiers``, who signed it, with a decree.
+    ``facts`` come with an award; ``certifiers``, who signed it, with a decree; ``unvouched``, the names of the awards
+    in it, with a tab's settlement.
     """
 
     id: EntryId
@@ -42,6 +45,7 @@ class Checked(Value):
     body: Body
     facts: AwardFacts | None = None
     certifiers: frozenset[AccountId] | None = None
+    unvouched: tuple[EntryId, ...] = ()
 
 
 def check(verified: VerifiedEntry) -> Checked:
@@ -54,6 +58,7 @@ def check(verified: VerifiedEntry) -> Checked:
     entry = verified.entry
     body = canonical.decode(bytes(entry.body), _BODY, bytes_max=canonical.ENTRY_BYTES_MAX)
     facts, certifiers = None, None
+    unvouched: tuple[EntryId, ...] = ()
     match body:
         case Award():
             facts = _facts(body)
@@ -63,9 +68,13 @@ def check(verified: VerifiedEntry) -> Checked:
                 verify(body.receipt)
         case Rotation() | Delegation():
             verify(body.consent)
+        case TabSettlement():
+            unvouched = _unvouched(body)
         case Decree():
             certifiers = verify_certified(body.resolution)
-        case Genesis() | Offer() | Withdrawal() | Transfer() | Dispute() | Revocation() | Guard() | Mark():
+        case (
+            Genesis() | Offer() | Withdrawal() | Transfer() | Dispute() | TabOpening() | Revocation() | Guard() | Mark()
+        ):
             pass
         case _:
             assert_never(body)
@@ -77,7 +86,17 @@ def check(verified: VerifiedEntry) -> Checked:
         body=body,
         facts=facts,
         certifiers=certifiers,
+        unvouched=unvouched,
     )
+
+
+def _unvouched(settlement: TabSettlement) -> tuple[EntryId, ...]:
+    if settlement.voucher is not None:
+        verify(settlement.voucher)
+    for one in settlement.unvouched:
+        verify(one.award)
+        verify(one.attestation)
+    return tuple(EntryId(digest(one.award.body)) for one in settlement.unvouched)
 
 
 def _facts(award: Award) -> AwardFacts:

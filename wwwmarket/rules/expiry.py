@@ -9,12 +9,16 @@ from wwwmarket.domain.book import (
     ListedOffer,
     OfferRow,
     OpenAward,
+    OpenTab,
     Row,
+    StandingRow,
+    TabRow,
     Unbonding,
     UnbondingRow,
 )
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import MicroCredits
+from wwwmarket.domain.standing import Standing
 from wwwmarket.rules.registry import Rules
 from wwwmarket.rules.tables import Tables
 
@@ -29,14 +33,21 @@ class Expiry:
         self._offers: dict[EntryId, ListedOffer | None] = {}
         self._unbondings: dict[EntryId, UnbondingRow] = {}
         self._awards: list[AwardRow] = []
+        self._tabs: list[TabRow] = []
+        self._standings: dict[AccountId, Standing] = {}
 
     def end_award(self, award: EntryId, opened: OpenAward) -> None:
         """The lock returns; under a dispute the provider's bond pays besides."""
         locked_micro = opened.award.locked_micro
         self._move(opened.client, available=locked_micro, locked=-locked_micro)
         if opened.disputed_ms is not None:
-            self._penalise(opened)
+            self._remember(opened, self._penalise(opened))
         self._awards.append(AwardRow(id=award, value=None))
+
+    def end_tab(self, tab: EntryId, opened: OpenTab) -> None:
+        """Its provider has not settled it: the lock returns."""
+        self._move(opened.client, available=opened.locked_micro, locked=-opened.locked_micro)
+        self._tabs.append(TabRow(id=tab, value=None))
 
     def end_offer(self, offer: EntryId) -> None:
         """Unlisted; its bond is free, or from version 2 of its contract on some time later."""
@@ -62,16 +73,27 @@ class Expiry:
         return (
             *(AccountRow(id=name, value=value) for name, value in self._accounts.items()),
             *self._awards,
+            *self._tabs,
             *(OfferRow(id=name, value=value) for name, value in self._offers.items()),
             *self._unbondings.values(),
+            *(StandingRow(id=name, value=value) for name, value in self._standings.items()),
         )
 
-    def _penalise(self, opened: OpenAward) -> None:
-        """From the bond of the winner's offer, or from what outlived it; nothing where that is free again."""
+    def _remember(self, opened: OpenAward, taken: MicroCredits) -> None:
+        """A provider is known for its silence; an account knows nothing of itself."""
+        rule, provider = self._rules.reputation, opened.provider
+        if rule is None or opened.client == provider:
+            return
+        standing = self._standings.get(provider) or self._tables.standing(provider)
+        locked_micro = opened.award.locked_micro
+        self._standings[provider] = rule.silent(standing, self._tables.now_ms, locked_micro, taken)
+
+    def _penalise(self, opened: OpenAward) -> MicroCredits:
+        """What is taken of the bond of the winner's offer, or of what outlived it; nothing where that is free again."""
         rule, offer = self._rules.settlement_v2, opened.award.winner.body.offer
         listed, unbonding = self._listed(offer), self._unbonding(offer)
         if rule is None:
-            return
+            return 0
         if listed is not None:
             taken = rule.penalty(listed.offer.bond_micro, listed.bonded_micro)
             self._offers[offer] = replace(listed, penalised_micro=listed.penalised_micro + taken)
@@ -80,9 +102,10 @@ class Expiry:
             left = replace(unbonding, amount_micro=unbonding.amount_micro - taken)
             self._unbondings[offer] = UnbondingRow(id=offer, value=left)
         else:
-            return
+            return 0
         self._move(opened.provider, bonded=-taken)
         self._move(opened.client, available=taken)
+        return taken
 
     def _listed(self, offer: EntryId) -> ListedOffer | None:
         return self._offers[offer] if offer in self._offers else self._tables.offer(offer)

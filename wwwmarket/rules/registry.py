@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, cast
 
-from wwwmarket.domain.book import AwardFacts, Book, Clearing, ListedOffer, Row
+from wwwmarket.domain.book import AwardFacts, Book, Clearing, ListedOffer, Row, UnvouchedFacts
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
-from wwwmarket.domain.quantity import MicroCredits, Prices, Usage
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Usage
 from wwwmarket.domain.records import (
     Ask,
     Attestation,
@@ -24,9 +24,12 @@ from wwwmarket.domain.records import (
     Offer,
     Receipt,
     Settlement,
+    TabOpening,
+    TabSettlement,
     Transfer,
     Withdrawal,
 )
+from wwwmarket.domain.standing import Reputation, Standing
 
 CATALOGUE: Final = (
     "account/v1",
@@ -36,8 +39,10 @@ CATALOGUE: Final = (
     "keys/v1",
     "offer/v1",
     "offer/v2",
+    "reputation/v1",
     "settlement/v1",
     "settlement/v2",
+    "tab/v1",
 )
 
 
@@ -49,6 +54,50 @@ class KeysRule(Protocol):
     def apply(
         self, book: Book, author: AccountId, entry: EntryId, body: Rotation | Delegation | Revocation | Guard
     ) -> tuple[Row, ...]: ...
+
+
+class TabRule(Protocol):
+    """As ``contracts/tab/v1.py``, where each function is described."""
+
+    def apply(
+        self,
+        book: Book,
+        author: AccountId,
+        entry: EntryId,
+        body: TabOpening | TabSettlement,
+        facts: tuple[UnvouchedFacts, ...],
+    ) -> tuple[Row, ...]: ...
+    def paid_micro(self, body: TabSettlement, facts: tuple[UnvouchedFacts, ...]) -> MicroCredits: ...
+    def fee(self, paid_micro: MicroCredits, fee_ppm: int) -> MicroCredits: ...
+
+
+class ReputationRule(Protocol):
+    """As ``contracts/reputation/v1.py``, where each function is described."""
+
+    def settled(  # noqa: PLR0913, PLR0917 - what is known of one settlement
+        self,
+        standing: Standing,
+        now_ms: Millis,
+        attestation: Attestation,
+        receipt: Receipt | None,
+        cost_micro: MicroCredits,
+        paid_micro: MicroCredits,
+        bonded_micro: MicroCredits,
+    ) -> Standing: ...
+    def together(  # noqa: PLR0913, PLR0917 - what is known of one tab
+        self,
+        standing: Standing,
+        now_ms: Millis,
+        answers: Count,
+        cost_micro: MicroCredits,
+        paid_micro: MicroCredits,
+        bonded_micro: MicroCredits,
+    ) -> Standing: ...
+    def silent(
+        self, standing: Standing, now_ms: Millis, locked_micro: MicroCredits, penalty_micro: MicroCredits
+    ) -> Standing: ...
+    def faded(self, standing: Standing, now_ms: Millis) -> Standing: ...
+    def reputation(self, standing: Standing, now_ms: Millis) -> Reputation: ...
 
 
 class OfferRule(Protocol):
@@ -103,6 +152,8 @@ class Rules:
         self.account: Final = cast("AccountRule", modules.get("account"))
         self.keys: Final = cast("KeysRule", modules.get("keys"))
         self.offer: Final = cast("OfferRule", modules.get("offer"))
+        self.reputation: Final = cast("ReputationRule | None", modules.get("reputation"))
+        self.tab: Final = cast("TabRule", modules.get("tab"))
         self.award: Final = cast("AwardRule", modules.get("award"))
         self.settlement: Final = cast("SettlementRule", modules.get("settlement"))
         self.offer_v2: Final = cast("OfferRuleV2 | None", modules.get("offer") if self.speaks("offer", 2) else None)

@@ -59,12 +59,24 @@ How far a mark's time may be from the clock on the wall is for the mirrors to ju
 root in a succession is the tree's, for whoever has the tree.
 """
 
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 from msgspec.structs import replace
 
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, Governance, KeysRow, OfferRow, Row, UnbondingRow
+from wwwmarket.domain.book import (
+    Account,
+    AccountRow,
+    AwardRow,
+    Governance,
+    KeysRow,
+    OfferRow,
+    Row,
+    StandingRow,
+    TabRow,
+    UnbondingRow,
+)
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, Forbidden, Malformed, Stale, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
@@ -82,6 +94,8 @@ from wwwmarket.domain.records import (
     Resolution,
     Settlement,
     Succession,
+    TabOpening,
+    TabSettlement,
     Transfer,
     Upgrade,
     Withdrawal,
@@ -90,6 +104,7 @@ from wwwmarket.domain.shape import Record, Value
 from wwwmarket.rules.check import Checked
 from wwwmarket.rules.expiry import Expiry
 from wwwmarket.rules.registry import Registry, Rules
+from wwwmarket.rules.repute import facts_of_tab, known_by_award, known_by_tab
 from wwwmarket.rules.tables import ChainHead, Tables
 
 FAMILIES: Final = {
@@ -103,11 +118,13 @@ FAMILIES: Final = {
     Delegation: ("keys", 1),
     Revocation: ("keys", 1),
     Guard: ("keys", 1),
+    TabOpening: ("tab", 1),
+    TabSettlement: ("tab", 1),
 }
 """Which contract says what follows from a body, from which version on; genesis, mark and decree are of the state."""
 
 
-MACHINES_WRITE: Final = (Offer, Withdrawal, Settlement)
+MACHINES_WRITE: Final = (Offer, Withdrawal, Settlement, TabSettlement)
 """What a machine key may write for its account: it sells, and spends nothing."""
 
 
@@ -143,6 +160,8 @@ class Snapshot(Record, tag="snapshot/v1"):
     awards: tuple[AwardRow, ...]
     unbondings: tuple[UnbondingRow, ...]
     keys: tuple[KeysRow, ...]
+    tabs: tuple[TabRow, ...]
+    standings: tuple[StandingRow, ...]
 
 
 class State(Tables):
@@ -199,7 +218,7 @@ class State(Tables):
             raise Forbidden("a machine's key offers and settles, and nothing else", reason="machine_key")
         return account
 
-    def _follow(self, checked: Checked, author: AccountId) -> tuple[Row, ...]:  # noqa: PLR0911 - one for each body
+    def _follow(self, checked: Checked, author: AccountId) -> tuple[Row, ...]:  # noqa: C901, PLR0911 - one for each body
         entry = checked.id
         match checked.body:
             case Transfer():
@@ -209,8 +228,17 @@ class State(Tables):
             case Award():
                 assert checked.facts is not None, "an award is checked with its facts"
                 return self.rules.award.apply(self, author, entry, checked.body, checked.facts)
-            case Settlement() | Dispute():
+            case Settlement():
+                rows = self.rules.settlement.apply(self, author, entry, checked.body)
+                return (*rows, *known_by_award(self, self.rules, checked.body))
+            case Dispute():
                 return self.rules.settlement.apply(self, author, entry, checked.body)
+            case TabOpening():
+                return self.rules.tab.apply(self, author, entry, checked.body, ())
+            case TabSettlement():
+                facts = facts_of_tab(self.rules, checked.body, checked.unvouched)
+                rows = self.rules.tab.apply(self, author, entry, checked.body, facts)
+                return (*rows, *known_by_tab(self, self.rules, checked.body))
             case Rotation() | Delegation() | Revocation() | Guard():
                 return self.rules.keys.apply(self, author, entry, checked.body)
             case Mark():
@@ -342,6 +370,8 @@ class State(Tables):
         expiry = Expiry(self, self.rules)
         for award in self._awards_due.take_due(self._now_ms):
             expiry.end_award(award, self._awards[award])
+        for tab in self._tabs_due.take_due(self._now_ms):
+            expiry.end_tab(tab, self._tabs[tab])
         for offer in self._offers_due.take_due(self._now_ms):
             expiry.end_offer(offer)
         for offer in self._unbondings_due.take_due(self._now_ms):
@@ -369,6 +399,8 @@ class State(Tables):
                     UnbondingRow(id=name, value=value) for name, value in sorted(self._unbondings.items())
                 ),
                 keys=tuple(KeysRow(id=name, value=value) for name, value in sorted(self._keys.items())),
+                tabs=tuple(TabRow(id=name, value=value) for name, value in sorted(self._tabs.items())),
+                standings=tuple(StandingRow(id=name, value=value) for name, value in sorted(self._standings.items())),
             )
         )
 
@@ -393,21 +425,19 @@ class State(Tables):
         self._write_governance(snapshot.governance)
         self._now_ms = snapshot.now_ms
         self._size = snapshot.size
-        for account, value in {row.id: row.value for row in snapshot.accounts}.items():
-            self._write_account(account, value)
-        for row in snapshot.chains:
-            self._write_chain(row.account, ChainHead(row.next_seq, row.prev))
-        for offer, listed in {row.id: row.value for row in snapshot.offers}.items():
-            if listed is not None:
-                self._write_offer(offer, listed)
-        for award, opened in {row.id: row.value for row in snapshot.awards}.items():
-            if opened is not None:
-                self._write_award(award, opened)
-        for offer, unbonding in {row.id: row.value for row in snapshot.unbondings}.items():
-            if unbonding is not None:
-                self._write_unbonding(offer, unbonding)
-        for account, keys in {row.id: row.value for row in snapshot.keys}.items():
-            self._write_keys(account, keys)
+        for chain in snapshot.chains:
+            self._write_chain(chain.account, ChainHead(chain.next_seq, chain.prev))
+        tables: tuple[Sequence[Row], ...] = (
+            snapshot.accounts,
+            snapshot.offers,
+            snapshot.awards,
+            snapshot.unbondings,
+            snapshot.keys,
+            snapshot.tabs,
+            snapshot.standings,
+        )
+        for rows in tables:
+            self._write(row for row in {row.id: row for row in rows}.values() if row.value is not None)
 
 
 def _check_members(committee: Committee) -> None:

@@ -17,7 +17,10 @@ from wwwmarket.domain.book import (
     ListedOffer,
     OfferRow,
     OpenAward,
+    OpenTab,
     Row,
+    StandingRow,
+    TabRow,
     Unbonding,
     UnbondingRow,
 )
@@ -26,12 +29,14 @@ from wwwmarket.domain.identity import NO_ENTRY, AccountId, Digest, EntryId
 from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.domain.records import Genesis, Origin, Parameters
+from wwwmarket.domain.standing import Standing
 from wwwmarket.rules.commitment import Commitment
 from wwwmarket.rules.deadlines import Deadlines
 
-_Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding", "keys"]
+_Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding", "keys", "tab", "standing"]
 
 EMPTY: Final = Account()
+UNKNOWN: Final = Standing()
 UNGOVERNED: Final = Governance(committee=Committee(), contracts={})
 
 
@@ -62,6 +67,9 @@ class Tables:
         self._unbondings: dict[EntryId, Unbonding] = {}
         self._keys: dict[AccountId, Keys] = {}
         self._acting: dict[AccountId, AccountId] = {}
+        self._tabs: dict[EntryId, OpenTab] = {}
+        self._standings: dict[AccountId, Standing] = {}
+        self._tabs_due = Deadlines()
         self._unbondings_due = Deadlines()
         self._offers_due = Deadlines()
         self._awards_due = Deadlines()
@@ -145,6 +153,17 @@ class Tables:
         """All bonds that outlived their offers, by the offer."""
         return MappingProxyType(self._unbondings)
 
+    def tab(self, tab: EntryId) -> OpenTab | None:
+        return self._tabs.get(tab)
+
+    def tabs(self) -> Mapping[EntryId, OpenTab]:
+        """All open tabs."""
+        return MappingProxyType(self._tabs)
+
+    def standing(self, provider: AccountId) -> Standing:
+        """As it was written last; it fades with time (``rules.reputation.faded``)."""
+        return self._standings.get(provider, UNKNOWN)
+
     def keys(self, account: AccountId) -> Keys:
         return self._keys.get(account) or Keys(owner=account)
 
@@ -182,6 +201,8 @@ class Tables:
             "award": self._awards,
             "unbonding": self._unbondings,
             "keys": self._keys,
+            "tab": self._tabs,
+            "standing": self._standings,
         }
         for table, key in self._unhashed:
             self._commitment.put(table, key, tables[table].get(key))
@@ -219,6 +240,10 @@ class Tables:
                     self._write_unbonding(row.id, row.value)
                 case KeysRow():
                     self._write_keys(row.id, row.value)
+                case TabRow():
+                    self._write_tab(row.id, row.value)
+                case StandingRow():
+                    self._write_standing(row.id, row.value)
                 case _:
                     assert_never(row)
         return delta_micro
@@ -274,6 +299,19 @@ class Tables:
             del self._unbondings[offer]
             self._unbondings_due.remove(offer)
         self._unhashed.add(("unbonding", offer))
+
+    def _write_tab(self, tab: EntryId, value: OpenTab | None) -> None:
+        if value is not None:
+            self._tabs[tab] = value
+            self._tabs_due.add(tab, value.expires_ms)
+        else:
+            del self._tabs[tab]
+            self._tabs_due.remove(tab)
+        self._unhashed.add(("tab", tab))
+
+    def _write_standing(self, provider: AccountId, value: Standing) -> None:
+        self._standings[provider] = value
+        self._unhashed.add(("standing", provider))
 
     def _write_keys(self, account: AccountId, value: Keys) -> None:
         before = self.keys(account)

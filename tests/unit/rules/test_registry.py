@@ -25,6 +25,8 @@ PROTOCOLS = {
     "account/v2": (door.AccountRule,),
     "award/v2": (door.AwardRule,),
     "keys/v1": (door.KeysRule,),
+    "tab/v1": (door.TabRule,),
+    "reputation/v1": (door.ReputationRule,),
 }
 
 

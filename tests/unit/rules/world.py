@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, open_entry, sign, sign_entry
-from wwwmarket.domain.book import Account, AwardFacts, ListedOffer, OpenAward
+from wwwmarket.domain.book import Account, AwardFacts, ListedOffer, OpenAward, OpenTab
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.keys import Consent, Keys, Role
 from wwwmarket.domain.model import EngineFingerprint, Model, ModelRequirement
@@ -30,6 +30,9 @@ from wwwmarket.domain.records import (
     Receipt,
     Settlement,
     Signed,
+    TabAward,
+    Unvouched,
+    Voucher,
 )
 from wwwmarket.domain.shape import Value
 from wwwmarket.rules.check import Checked, check
@@ -166,6 +169,18 @@ def consent(key: KeyPair, account: KeyPair, role: Role = "owner") -> Signed[Cons
     return sign(key, Consent(account=account.account, role=role)).signed
 
 
+def make_voucher(client: KeyPair, tab: EntryId, /, **changes) -> Signed[Voucher]:
+    voucher = Voucher(tab=tab, count=3, root="4" * 64, cost_micro=900, paid_micro=800, next_number=5, open=(2, 4))
+    return sign(client, replace(voucher, **changes)).signed
+
+
+def make_unvouched(award: Award, tab: EntryId, number: int, /, client=None, provider=None, **changes) -> Unvouched:
+    """An answer under a tab of which the provider has the award and its own attestation."""
+    signed = sign(client or CLIENT, TabAward(tab=tab, number=number, award=award))
+    attestation = make_attestation(provider or PROVIDER, EntryId(digest(signed.body)), **changes)
+    return Unvouched(award=signed.signed, attestation=attestation.signed)
+
+
 def make_settlement(
     award: EntryId, attestation: Verified[Attestation], receipt: Verified[Receipt] | None
 ) -> Settlement:
@@ -182,6 +197,7 @@ class DictBook(Value):
     parameters: Parameters = Parameters()
     operator: AccountId = OPERATOR.account
     owners: dict[AccountId, Keys] = field(default_factory=dict)
+    tabs: dict[EntryId, OpenTab] = field(default_factory=dict)
     used: tuple[AccountId, ...] = ()
 
     def account(self, account: AccountId) -> Account:
@@ -198,6 +214,9 @@ class DictBook(Value):
 
     def award(self, award: EntryId) -> OpenAward | None:
         return self.awards.get(award)
+
+    def tab(self, tab: EntryId) -> OpenTab | None:
+        return self.tabs.get(tab)
 
     def keys(self, account: AccountId) -> Keys:
         return self.owners.get(account) or Keys(owner=account)

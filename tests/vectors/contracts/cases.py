@@ -30,6 +30,8 @@ from tests.unit.rules.world import (
     make_offer,
     make_receipt,
     make_settlement,
+    make_unvouched,
+    make_voucher,
     named,
     prices,
     usage,
@@ -44,15 +46,19 @@ from wwwmarket.domain.book import (
     ListedOffer,
     OfferRow,
     OpenAward,
+    OpenTab,
     Row,
+    StandingRow,
+    TabRow,
     UnbondingRow,
+    UnvouchedFacts,
 )
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.keys import Delegation, Guard, Keys, Revocation, Rotation
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Slo
-from wwwmarket.domain.records import Award, Body, Dispute, Parameters, Transfer, Withdrawal
+from wwwmarket.domain.records import Award, Body, Dispute, Parameters, TabOpening, TabSettlement, Transfer, Withdrawal
 from wwwmarket.domain.shape import Value
 from wwwmarket.rules.registry import family_of
 
@@ -72,7 +78,7 @@ class Case(Value):
     author: AccountId
     entry: EntryId
     body: Body
-    facts: AwardFacts | None = None
+    facts: AwardFacts | tuple[UnvouchedFacts, ...] | None = None
     rows: list[dict[str, Any]] | None = None
     refusal: tuple[str, str] | None = None
 
@@ -95,9 +101,15 @@ def follow(contract: str, case: Case) -> Case:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    table = {AccountRow: "account", OfferRow: "offer", AwardRow: "award", UnbondingRow: "unbonding", KeysRow: "keys"}[
-        type(row)
-    ]
+    table = {
+        AccountRow: "account",
+        OfferRow: "offer",
+        AwardRow: "award",
+        UnbondingRow: "unbonding",
+        KeysRow: "keys",
+        TabRow: "tab",
+        StandingRow: "standing",
+    }[type(row)]
     return {"table": table} | msgspec.json.decode(canonical.encode(row))
 
 
@@ -554,6 +566,102 @@ def _machines() -> Iterator[Case]:
     yield _of_keys("the owner is revoked", Revocation(key=PROVIDER.account), keys=machine)
 
 
+TAB = named("the tab")
+HOUR_MS = 3_600_000
+
+
+def tab_cases() -> Iterator[Case]:
+    yield from _openings()
+    yield from _vouched()
+    yield from _unvouched()
+
+
+def _openings() -> Iterator[Case]:
+    def opening(name: str, *, book=None, **changes) -> Case:
+        body = TabOpening(provider=PROVIDER.account, locked_micro=1_000, expires_ms=NOW + HOUR_MS)
+        held = DictBook(now_ms=NOW, accounts={CLIENT.account: RICH})
+        made = replace(held, **(book or {}))
+        return Case(name=name, book=made, author=CLIENT.account, entry=ENTRY, body=replace(body, **changes), facts=())
+
+    yield opening("a tab is opened")
+    yield opening(
+        "with all that the client has, for as long as can be", locked_micro=1_000_000, expires_ms=NOW + 25 * HOUR_MS
+    )
+    yield opening("at oneself", provider=CLIENT.account)
+    yield opening("at a key of another account", provider=NEXT_KEY.account, book={"owners": _owned_by_next()})
+    yield opening("that ends now", expires_ms=NOW)
+    yield opening("for too long", expires_ms=NOW + 25 * HOUR_MS + 1)
+    yield opening("with more than the client has", locked_micro=1_000_001)
+
+
+def tab_settlement(name: str, *, voucher=None, unvouched=(), costs=(), author=PROVIDER, **book) -> Case:
+    opened = OpenTab(client=CLIENT.account, provider=PROVIDER.account, locked_micro=1_000, expires_ms=NOW + HOUR_MS)
+    held = DictBook(
+        now_ms=NOW + 60_000,
+        accounts={CLIENT.account: Account(available_micro=7, locked_micro=1_003)},
+        tabs={TAB: opened},
+    )
+    facts = tuple(
+        UnvouchedFacts(id=one.attestation.body.award, cost_micro=cost)
+        for one, cost in zip(unvouched, costs or (1,) * len(unvouched), strict=True)
+    )
+    body = TabSettlement(tab=TAB, voucher=voucher, unvouched=unvouched)
+    return Case(name=name, book=replace(held, **book), author=author.account, entry=ENTRY, body=body, facts=facts)
+
+
+def _vouched() -> Iterator[Case]:
+    voucher = make_voucher(CLIENT, TAB)
+    yield tab_settlement("settled by a voucher", voucher=voucher)
+    yield tab_settlement("settled for nothing")
+    yield tab_settlement("all of the lock", voucher=make_voucher(CLIENT, TAB, cost_micro=1_000, paid_micro=1_000))
+    yield tab_settlement("a fee of a tenth, rounded down", voucher=voucher, parameters=Parameters(fee_ppm=100_001))
+    yield tab_settlement(
+        "the operator is the client", voucher=voucher, parameters=Parameters(fee_ppm=100_000), operator=CLIENT.account
+    )
+    yield tab_settlement("a tab that is not open", voucher=voucher, tabs={})
+    yield tab_settlement("by the client", voucher=voucher, author=CLIENT)
+    yield tab_settlement("vouched by another", voucher=make_voucher(STRANGER, TAB))
+    yield tab_settlement("vouched of another tab", voucher=make_voucher(CLIENT, OFFER))
+    yield tab_settlement("more paid than it cost", voucher=make_voucher(CLIENT, TAB, paid_micro=901))
+    yield tab_settlement("more than the lock", voucher=make_voucher(CLIENT, TAB, cost_micro=1_001, paid_micro=1_001))
+    yield tab_settlement(
+        "vouched by the client's next key",
+        voucher=make_voucher(STOLEN, TAB),
+        owners={CLIENT.account: Keys(owner=STOLEN.account)},
+    )
+
+
+def _unvouched() -> Iterator[Case]:
+    voucher, award = make_voucher(CLIENT, TAB), _fitting()
+    one = partial(make_unvouched, award, TAB)
+    yield tab_settlement(
+        "what is open and what came later is claimed", voucher=voucher, unvouched=(one(2), one(4), one(9))
+    )
+    yield tab_settlement("all is claimed without a voucher", unvouched=(one(0), one(1)), costs=(400, 600))
+    yield tab_settlement("cancelled, and claimed", unvouched=(one(0, outcome="cancelled"),))
+    yield tab_settlement("together more than the lock", voucher=voucher, unvouched=(one(2), one(4)), costs=(100, 101))
+    yield tab_settlement("claimed of another's award", unvouched=(one(0, client=STRANGER),))
+    yield tab_settlement("claimed under another tab", unvouched=(make_unvouched(award, OFFER, 0),))
+    stranger = replace(award, bid=replace(award.bid, client=STRANGER.account))
+    yield tab_settlement("claimed of another's bid", unvouched=(make_unvouched(stranger, TAB, 0),))
+    rival = replace(award, winner=replace(award.winner, signer=RIVAL.account))
+    yield tab_settlement("claimed of a rival's award", unvouched=(make_unvouched(rival, TAB, 0),))
+    yield tab_settlement("claimed and vouched for", voucher=voucher, unvouched=(one(3),))
+    yield tab_settlement("claimed twice", voucher=voucher, unvouched=(one(2), one(2)))
+    yield tab_settlement("claimed out of order", voucher=voucher, unvouched=(one(4), one(2)))
+    yield tab_settlement("claimed too early", unvouched=(one(0),), now_ms=NOW + 59_999)
+    yield tab_settlement("attested by another", unvouched=(one(0, provider=RIVAL),))
+    yield tab_settlement("attested as failed", unvouched=(one(0, outcome="failed", usage=NO_USAGE),))
+    yield tab_settlement("attested of another request", unvouched=(one(0, request_digest="2" * 64),))
+    other = tab_settlement("attested of another award", unvouched=(one(0),))
+    yield replace(other, facts=(UnvouchedFacts(id=AWARD, cost_micro=1),))
+    yield tab_settlement(
+        "attested by a machine of the provider",
+        unvouched=(one(0, provider=MACHINE),),
+        owners={PROVIDER.account: Keys(owner=PROVIDER.account, machines=(MACHINE.account,))},
+    )
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "account/v1": account_cases,
     "award/v1": award_cases,
@@ -564,6 +672,8 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "account/v2": account_v2_cases,
     "award/v2": award_v2_cases,
     "keys/v1": keys_cases,
+    "tab/v1": tab_cases,
+    "reputation/v1": lambda: iter(()),
 }
 
 

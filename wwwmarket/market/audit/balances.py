@@ -2,14 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
-from wwwmarket.domain.book import Account, AccountRow, ListedOffer, OpenAward, Row, Unbonding
+from wwwmarket.domain.book import Account, AccountRow, ListedOffer, OpenAward, OpenTab, Row, Unbonding
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import MicroCredits, Millis
 from wwwmarket.domain.shape import Value
 from wwwmarket.market.audit.events import BalanceClaimed
 from wwwmarket.market.audit.findings import Check, Findings
 from wwwmarket.rules.tables import Tables
+
+NO_TABS: Final[Mapping[EntryId, OpenTab]] = MappingProxyType({})
 
 
 class Fault(Value):
@@ -32,15 +36,18 @@ def conservation_fault(accounts: Mapping[AccountId, Account], total_micro: Micro
 
 def expiry_fault(state: Tables) -> Fault | None:
     """Check 15: the first award or offer that outlived its expiry, or the first account that holds for none."""
-    return holding_fault(state.accounts(), state.awards(), state.offers(), state.unbondings(), state.now_ms)
+    return holding_fault(
+        state.accounts(), state.awards(), state.offers(), state.unbondings(), state.now_ms, state.tabs()
+    )
 
 
-def holding_fault(
+def holding_fault(  # noqa: PLR0913, PLR0917 - the tables of a state
     accounts: Mapping[AccountId, Account],
     awards: Mapping[EntryId, OpenAward],
     offers: Mapping[EntryId, ListedOffer],
     unbondings: Mapping[EntryId, Unbonding],
     now_ms: Millis,
+    tabs: Mapping[EntryId, OpenTab] = NO_TABS,
 ) -> Fault | None:
     """Check 15 over rows: ``now_ms`` is the ledger's time."""
     locked: Counter[AccountId] = Counter()
@@ -49,15 +56,19 @@ def holding_fault(
         if opened.award.expires_ms <= now_ms:
             return Fault(message=f"award {award} is open past its expiry", account=opened.client)
         locked[opened.client] += opened.award.locked_micro
+    for name, tab in tabs.items():
+        if tab.expires_ms <= now_ms:
+            return Fault(message=f"tab {name} is open past its expiry", account=tab.client)
+        locked[tab.client] += tab.locked_micro
     for offer, listed in offers.items():
         if listed.offer.valid_until_ms <= now_ms:
             return Fault(message=f"offer {offer} is listed past its end", account=listed.provider)
         bonded[listed.provider] += listed.bonded_micro
     for unbonding in unbondings.values():
         bonded[unbonding.provider] += unbonding.amount_micro
-    for name, account in accounts.items():
-        if (account.locked_micro, account.bonded_micro) != (locked[name], bonded[name]):
-            return Fault(message="the account's locks and bonds are not those of its awards and offers", account=name)
+    for holder, account in accounts.items():
+        if (account.locked_micro, account.bonded_micro) != (locked[holder], bonded[holder]):
+            return Fault(message="the account's locks and bonds are not those of its awards and offers", account=holder)
     return None
 
 

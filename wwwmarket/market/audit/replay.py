@@ -4,20 +4,33 @@ An entry that is refused is left out of the state, and the audit goes on; whatev
 is a consequence.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from wwwmarket.crypto.digest import digest
-from wwwmarket.domain.book import Account, OpenAward
+from wwwmarket.domain.book import Account, OpenAward, OpenTab
 from wwwmarket.domain.errors import InsufficientCredit, Refusal
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, EntryId
 from wwwmarket.domain.keys import Delegation, Rotation
-from wwwmarket.domain.records import Award, Body, Decree, Genesis, Mark, Offer, Settlement, Transfer, Withdrawal
+from wwwmarket.domain.records import (
+    Award,
+    Body,
+    Decree,
+    Genesis,
+    Mark,
+    Offer,
+    Settlement,
+    TabOpening,
+    TabSettlement,
+    Transfer,
+    Withdrawal,
+)
 from wwwmarket.market.audit.balances import Balances, conservation_fault, expiry_fault
 from wwwmarket.market.audit.findings import Check, Findings
 from wwwmarket.rules.check import Checked
 from wwwmarket.rules.registry import AwardRule, Registry, Rules
+from wwwmarket.rules.repute import facts_of_tab
 from wwwmarket.rules.state import Applied, State
 from wwwmarket.rules.tables import ChainHead
 
@@ -73,11 +86,19 @@ def check_of(body: Body, refusal: Refusal) -> Check:
             check = Check.MARKS
         case Award() if refusal.reason in _AUCTION:
             check = Check.AUCTION
-        case Settlement() if refusal.reason == "not_open":
+        case Settlement() | TabSettlement() if refusal.reason in {"not_open", "above_lock"}:
             check = Check.SETTLEMENT
         case _:
             check = Check.ACCEPTED
     return check
+
+
+class Moved(NamedTuple):
+    """Micro-credits: what was locked, what of it is paid, what of that is the fee."""
+
+    locked: int
+    paid: int
+    fee: int
 
 
 class Replay:
@@ -157,7 +178,11 @@ class Replay:
         head = state.chain_head(checked.account)
         # The state has missed earlier entries of this account; its chain was compared above, without them.
         placed = replace(checked, seq=head.next_seq, prev=head.prev)
-        settled = state.award(body.award) if isinstance(body, Settlement) else None
+        settled: OpenAward | OpenTab | None = None
+        if isinstance(body, Settlement):
+            settled = state.award(body.award)
+        elif isinstance(body, TabSettlement):
+            settled = state.tab(body.tab)
         parties = (settled.client, settled.provider, state.operator) if settled else ()
         before = {account: state.account(account) for account in parties}
         rules = state.rules if state.genesis else None
@@ -168,8 +193,10 @@ class Replay:
         self._took(index, applied)
         if isinstance(body, Award) and rules is not None:
             self._check_auction(index, checked.account, body, rules.award)
-        elif isinstance(body, Settlement) and settled is not None and rules is not None:
-            self._check_payment(index, body, settled, before, rules)
+        elif isinstance(settled, OpenAward) and isinstance(body, Settlement) and rules is not None:
+            self._check_award_paid(index, body, settled, before, rules)
+        elif isinstance(settled, OpenTab) and isinstance(body, TabSettlement) and rules is not None:
+            self._check_tab_paid(index, placed, settled, before, rules)
         return True
 
     def _examine(self, body: Body) -> None:
@@ -181,7 +208,7 @@ class Replay:
                 self._findings.examine(Check.MARKS)
             case Award():
                 self._findings.examine(Check.AUCTION)
-            case Settlement():
+            case Settlement() | TabSettlement():
                 self._findings.examine(Check.SETTLEMENT)
             case _:
                 pass
@@ -191,7 +218,8 @@ class Replay:
         if type(body) in self.counts:
             self.counts[type(body)] += 1
         self.balances.move(applied.rows)
-        rows = len(self.state.accounts()) + len(self.state.awards()) + len(self.state.offers())
+        state = self.state
+        rows = len(state.accounts()) + len(state.awards()) + len(state.offers()) + len(state.tabs())
         # Looking over all rows only after as many entries costs each entry no more than one row.
         if isinstance(body, Mark) and index - self._looked_at >= rows:
             self._look_over(index)
@@ -245,7 +273,7 @@ class Replay:
             fault = f"the auction clears at {clearing.prices}, with a lock of {clearing.locked_micro} micro-credits"
         self._findings.add(Check.AUCTION, fault, entry=index, account=account)
 
-    def _check_payment(
+    def _check_award_paid(
         self,
         index: int,
         settlement: Settlement,
@@ -256,26 +284,50 @@ class Replay:
         """Check 13: the award is closed, its lock dissolved, the counted tokens paid, and the fee with them."""
         receipt = settlement.receipt.body if settlement.receipt else None
         paid = rules.settlement.payment(opened.award, settlement.attestation.body, receipt)
-        locked = opened.award.locked_micro
-        due = dict(before)
-        client = due[opened.client]
-        due[opened.client] = replace(
-            client, available_micro=client.available_micro + locked - paid, locked_micro=client.locked_micro - locked
-        )
-        provider = due[opened.provider]
         fee = 0
         if rules.settlement_v2 is not None and opened.client != opened.provider:
             fee = rules.settlement_v2.fee(paid, self.state.parameters.fee_ppm)
-        due[opened.provider] = replace(provider, available_micro=provider.available_micro + paid - fee)
-        operator = due[self.state.operator]
-        due[self.state.operator] = replace(operator, available_micro=operator.available_micro + fee)
+        parties = (opened.client, opened.provider)
+        closed = self.state.award(settlement.award) is None
+        self._check_moved(index, parties, before, Moved(opened.award.locked_micro, paid, fee), closed=closed)
+
+    def _check_tab_paid(
+        self, index: int, checked: Checked, opened: OpenTab, before: dict[AccountId, Account], rules: Rules
+    ) -> None:
+        """Check 13 of a tab: what its client vouched for and what was claimed beside it, once."""
+        assert isinstance(checked.body, TabSettlement), "a tab is settled by its settlement"
+        paid = rules.tab.paid_micro(checked.body, facts_of_tab(rules, checked.body, checked.unvouched))
+        fee = rules.tab.fee(paid, self.state.parameters.fee_ppm)
+        parties = (opened.client, opened.provider)
+        closed = self.state.tab(checked.body.tab) is None
+        self._check_moved(index, parties, before, Moved(opened.locked_micro, paid, fee), closed=closed)
+
+    def _check_moved(
+        self,
+        index: int,
+        parties: tuple[AccountId, AccountId],
+        before: dict[AccountId, Account],
+        moved: "Moved",
+        *,
+        closed: bool,
+    ) -> None:
+        """That client, provider and operator hold what a lock that dissolved leaves them."""
+        due, (client, provider) = dict(before), parties
+        held = due[client]
+        due[client] = replace(
+            held,
+            available_micro=held.available_micro + moved.locked - moved.paid,
+            locked_micro=held.locked_micro - moved.locked,
+        )
+        for name, amount in ((provider, moved.paid - moved.fee), (self.state.operator, moved.fee)):
+            due[name] = replace(due[name], available_micro=due[name].available_micro + amount)
         wrong = [account for account, value in due.items() if self.state.account(account) != value]
-        if wrong or not 0 <= paid <= locked or self.state.award(settlement.award) is not None:
+        if wrong or not 0 <= moved.paid <= moved.locked or not closed:
             self._findings.add(
                 Check.SETTLEMENT,
-                f"{paid} micro-credits of {locked} are due, once; the contract did otherwise",
+                f"{moved.paid} micro-credits of {moved.locked} are due, once; the contract did otherwise",
                 entry=index,
-                account=opened.provider,
+                account=provider,
             )
 
     def _look_over(self, index: int) -> None:
@@ -302,6 +354,10 @@ def _names(checked: Checked) -> frozenset[str]:
             named += [ask.body.offer for ask in (checked.body.winner, checked.body.runner_up) if ask]
         case Settlement():
             named += [checked.body.award, checked.body.attestation.signer]
+        case TabOpening():
+            named.append(checked.body.provider)
+        case TabSettlement():
+            named.append(checked.body.tab)
         case Rotation():
             named += [checked.body.account, checked.body.consent.signer]
         case Delegation():
