@@ -430,6 +430,36 @@ async def test_an_idle_connection_is_closed_and_made_again(node: Node, friend: I
     assert await friend.request(address, b"again", timeout_ms=5000) == b"again"
 
 
+async def test_a_resting_connection_is_hardly_pinged(eventually) -> None:
+    """While nothing is due each side pings once in eight intervals, and the connection stays."""
+    limits = TransportLimits(ping_interval_ms=20)
+    one, other = [Node(await IrohTransport.bind(KeyPair(seed * 32), limits=limits)).transport for seed in (b"x", b"y")]
+    assert await one.request(other.address(), b"first", timeout_ms=5000) == b"first"
+    link = one._links.best(other.address().node)
+    said, intervals = link._numbers, link._idle_intervals
+    await eventually(lambda: link._idle_intervals >= intervals + 40)
+    assert 1 <= link._numbers - said <= 40 // 8 + 2
+    assert not link.closed
+    await one.close()
+    await other.close()
+
+
+async def test_a_resting_peer_that_was_killed_is_noticed(eventually) -> None:
+    """Nobody asks it for anything: a resting ping finds that it is gone."""
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", PEER, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    address = NodeAddress(
+        node=NodeId(KeyPair(b"k" * 32).account), sockets=((await child.stdout.readline()).decode().strip(),)
+    )
+    transport = await IrohTransport.bind(KeyPair(b"a" * 32), limits=TransportLimits(ping_interval_ms=50))
+    with pytest.raises(Unavailable):
+        await transport.request(address, b"", timeout_ms=100)
+    os.kill(child.pid, signal.SIGKILL)
+    await child.wait()
+    await eventually(lambda: len(transport._links) == 0)
+    await transport.close()
+
+
 PEER: Final = """
 import asyncio, sys
 from wwwmarket.adapters.transport import IrohTransport

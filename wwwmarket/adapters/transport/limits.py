@@ -31,12 +31,16 @@ class TransportLimits(Value):
     handshake_timeout_ms: _Positive = 5_000
     """From the first packet to the control stream, and from a stream's opening to its first frame."""
     ping_interval_ms: _Positive = 1_000
-    """Between pings on every connection; each measures the round trip."""
+    """Between pings while a peer owes an answer or a stream is open; each measures the round trip."""
     silent_intervals_max: _Positive = 3
-    """Intervals without a byte from the peer after which it counts as dead."""
+    """Intervals without a byte from a peer that owes one, after which it counts as dead."""
     idle_timeout_ms: _Positive = 300_000
     """A connection that has carried no request and no stream for so long is closed by either side."""
 
 
 RETIRED_INTERVALS: Final = 2
 """Ping intervals for which the lesser of two connections to a peer stays usable: both sides have seen both by then."""
+RESTING_INTERVALS: Final = 8
+"""Between pings over a connection where nothing is due: often enough for what NATs forget after half a minute. Pinging
+every interval from both sides was two thirds of what an idle node spent.
+"""

@@ -12,7 +12,7 @@ from wwwmarket.adapters.transport.framing import (
     control_frame,
     open_control_frame,
 )
-from wwwmarket.adapters.transport.limits import RETIRED_INTERVALS, TransportLimits
+from wwwmarket.adapters.transport.limits import RESTING_INTERVALS, RETIRED_INTERVALS, TransportLimits
 from wwwmarket.adapters.transport.reception import Reception
 from wwwmarket.adapters.transport.stream import READ_BYTES, RETRY_MS, IrohStream
 from wwwmarket.domain.errors import Malformed, Unavailable
@@ -51,7 +51,8 @@ class Link:
         self._outbox_bytes = 0
         self._mail, self._room = asyncio.Event(), asyncio.Event()
         self._ping: tuple[int, float] | None = None
-        self._silent_intervals = self._idle_intervals = 0
+        self._heard = self._owed = False
+        self._silent_intervals = self._idle_intervals = self._unmeasured_intervals = 0
         self._idle_intervals_max = -(-limits.idle_timeout_ms // limits.ping_interval_ms)
         connection.set_max_concurrent_bi_streams(limits.streams_per_peer_max + 1)
         connection.set_max_concurrent_uni_streams(0)
@@ -89,6 +90,7 @@ class Link:
         number = self._next_number()
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
+        self._owed = True
         try:
             await self._post(control_frame(number, Kind.REQUEST, message))
             return await answer
@@ -150,7 +152,7 @@ class Link:
     async def _listen(self) -> None:
         frames = FrameReader(self._limits.frame_bytes_max + CONTROL_HEADER_BYTES)
         while chunk := await self._receiving.read(READ_BYTES):
-            self._silent_intervals = 0
+            self._heard, self._owed = True, False
             frames.feed(chunk)
             while (body := frames.next()) is not None:
                 self._take(*open_control_frame(body))
@@ -178,8 +180,8 @@ class Link:
     async def _answer(self, number: int, message: bytes) -> None:
         try:
             answer = await self._reception.answer(self.peer, message)
-            failed = control_frame(number, Kind.FAILED)
-            await self._post(failed if answer is None else control_frame(number, Kind.ANSWER, answer))
+            kind = Kind.FAILED if answer is None else Kind.ANSWER
+            await self._post(control_frame(number, kind, answer or b""))
         except Unavailable:
             return  # the peer has gone; nobody waits for this answer
         finally:
@@ -224,21 +226,30 @@ class Link:
     # Life
 
     async def _watch(self) -> None:
-        """Counts this loop's own intervals, not time: a stalled loop has heard from nobody, which is no news."""
+        """Counts this loop's own intervals, not time: a stalled loop has heard from nobody, which is no news.
+
+        Silence is news only of a peer that owes something: it is pinged while work is open or an answer is due, and
+        else once in ``RESTING_INTERVALS``. Whatever else is heard saves a ping, so one side's pings serve both.
+        """
         while True:
             await asyncio.sleep(self._limits.ping_interval_ms / 1000)
-            self._silent_intervals += 1
+            busy = bool(self._waiting or self._answering or any(not stream.over for stream in self._streams))
+            expecting = not self._heard and (busy or self._owed)
+            self._silent_intervals = self._silent_intervals + 1 if expecting else 0
             if self._silent_intervals > self._limits.silent_intervals_max:
                 raise _gone()
-            busy = self._waiting or self._answering or any(not stream.over for stream in self._streams)
             self._idle_intervals = 0 if busy else self._idle_intervals + 1
             if self._idle_intervals > self._idle_intervals_max:
                 raise _gone()
-            self._send_ping()
+            self._heard = False
+            self._unmeasured_intervals += 1
+            if expecting or self._unmeasured_intervals >= RESTING_INTERVALS:
+                self._send_ping()
 
     def _send_ping(self) -> None:
         number = self._next_number()
         self._ping = (number, asyncio.get_running_loop().time())
+        self._owed, self._unmeasured_intervals = True, 0
         self._reply(control_frame(number, Kind.PING))
 
     def _take_pong(self, number: int) -> None:
