@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import httpx
 import msgspec
@@ -20,6 +20,9 @@ from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
 from wwwmarket.adapters.tokenizer_files import open_tokenizers
 from wwwmarket.adapters.transport import IrohTransport
+from wwwmarket.adapters.transport.datagrams import RelayLimits
+from wwwmarket.adapters.transport.relay_host import UdpRelayHost
+from wwwmarket.adapters.transport.tunnel import RelayTunnels
 from wwwmarket.config import LOCAL, NodeConfig
 from wwwmarket.crypto.derivation import child, derive_seed
 from wwwmarket.crypto.digest import tagged
@@ -50,6 +53,10 @@ from wwwmarket.node.service import NodeStatus
 from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
 from wwwmarket.ports.store import Orderer
 from wwwmarket.rules.registry import Registry
+
+Relays: TypeAlias = Literal["auto", "always", "never"]
+"""When a node has others forward to it: where a router stands before it, in any case, or not at all. One that is bound
+to loopback never does."""
 
 NODE_KEY: Final = "node"
 _OPERATOR: Final = "operator"
@@ -90,6 +97,13 @@ class NodeSettings:
     host: str = "127.0.0.1"
     port: int = 0
     bind: str = "127.0.0.1:0"
+    advertise: tuple[str, ...] = ()
+    """Where other nodes find it (``host:port``), when they see another address than this machine does."""
+    relay_for: int = 0
+    """For how many nodes behind routers it forwards datagrams; none unless its operator opts in."""
+    relay_ports: tuple[int, int] | None = None
+    """First and last UDP port at which it does so; None: any."""
+    relays: Relays = "auto"
     passphrase: bytes | None = None
     tokenizers: tuple[str, ...] = ()
     """By which answers are recounted: ``MODEL=FILE`` or ``MODEL=FILE@sha256:DIGEST``."""
@@ -148,8 +162,12 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             stack.push_async_callback(orderer.close)
         mirrors = HttpMirrors()
         stack.push_async_callback(mirrors.close)
-        transport = await IrohTransport.bind(key, _bind_address(settings))
+        transport = await IrohTransport.bind(key, _bind_address(settings), advertised=settings.advertise)
         stack.push_async_callback(transport.close)
+        relay_host = _relay_host(settings, transport)
+        if relay_host is not None:
+            stack.push_async_callback(relay_host.close)
+        relayed = settings.relays != "never" and not transport.is_on_loopback
         _remember_sockets(settings.data, transport.address())
         token = _admin_token(settings.data)
         world = World(
@@ -165,6 +183,9 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             orderer=orderer,
             mirrors=mirrors,
             tokenizers=tokenizers,
+            relay_host=relay_host,
+            tunnels=RelayTunnels(transport) if relayed else None,
+            relayed_always=settings.relays == "always",
         )
         node = Node(world, await _part(settings, world))
         stack.push_async_callback(node.close)
@@ -176,6 +197,16 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
         port = await server.start()
         stack.push_async_callback(server.stop)
         yield Running(node, answers, f"http://{settings.host}:{port}", token)
+
+
+def _relay_host(settings: NodeSettings, transport: IrohTransport) -> UdpRelayHost | None:
+    """Raises Conflict where nobody else could reach it."""
+    if not settings.relay_for:
+        return None
+    if transport.is_on_loopback:
+        raise Conflict("a node on loopback reaches nobody to relay for: give --bind an address that others can call")
+    host = settings.bind.rpartition(":")[0]
+    return UdpRelayHost(transport, host, settings.relay_ports, RelayLimits(holders_max=settings.relay_for))
 
 
 def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
@@ -343,9 +374,15 @@ async def begin_selling(  # noqa: PLR0913, PLR0917 - what an offer is made of
     desk = _desk(node, engine, fingerprint, forecasting, sealing, offer)
     await node.sell(lambda _: Selling(desk))
     terms = _terms(node, served, offer, capacity, sealing)
-    offering = Offering(node, lambda from_ms: with_validity(terms, from_ms, config.offer_validity_ms))
+
+    def now(from_ms: int) -> Offer:
+        here = msgspec.structs.replace(terms, address=node.world.transport.address())
+        return with_validity(here, from_ms, config.offer_validity_ms)
+
+    offering = Offering(node, now)
     await offering.publish()
     node.run_beside(offering.renew_forever())
+    node.run_beside(offering.follow_address())
     return offering
 
 

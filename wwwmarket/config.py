@@ -115,11 +115,23 @@ class FinalityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelayConfig:
+    tunnels: int = 2
+    """At as many relays a node behind a router can be called, so that one of them may die while offers name both."""
+    look_ms: int = 1_000
+    """How often dead tunnels are looked for; a tunnel itself is silent for some seconds before it counts as dead."""
+    ask_timeout_ms: int = 2_000
+    ask_again_ms: int = 30_000
+    """How long a node that did not relay is not asked again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeConfig:
     auction: AuctionConfig = AuctionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     ledger: LedgerConfig = LedgerConfig()
     finality: FinalityConfig = FinalityConfig()
+    relay: RelayConfig = RelayConfig()
     offer_validity_ms: int = 24 * 3_600_000
     """An offer outlives a crash of its provider by at most this; it is renewed while the provider serves."""
     client_first_ms: int = 2_000

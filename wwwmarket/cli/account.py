@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
+from wwwmarket.cli.api_keys import AdminTokenFile, Amount, Idempotency, admin_client
 from wwwmarket.cli.client import GatewayClient
 from wwwmarket.cli.options import GATEWAY, Gateway, Json
 from wwwmarket.cli.output import emit
@@ -18,14 +19,16 @@ from wwwmarket.cli.statement import (
     print_statement,
     read_statement,
 )
+from wwwmarket.domain.identity import AccountId
 from wwwmarket.node.service import AccountView, NodeStatus
 
-_HELP: Final = """Look at accounts on the ledger.
+_HELP: Final = """Look at accounts on the ledger, and pay from the node's own.
 
 \b
   wwwmarket account show                    the node's own
   wwwmarket account show 82cca6f5… --json   any account, by its public key
   wwwmarket account statement --by day      what came in and went out, replayed from the ledger
+  wwwmarket account pay 82cca6f5… 10        from the node's own account to another
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -44,6 +47,26 @@ def show(
     name = account or _own(gateway)
     with GatewayClient(gateway) as client:
         emit(client.get(f"/v1/accounts/{name}", AccountView), json)
+
+
+@app.command()
+def pay(  # noqa: PLR0913 - each is a choice about the payment
+    to: Annotated[
+        str, typer.Argument(metavar="ID", help="Whose account: its public key, as hex.", parser=parse_account)
+    ],
+    amount: Amount,
+    *,
+    idempotency_key: Idempotency = None,
+    gateway: Gateway = GATEWAY,
+    admin_token_file: AdminTokenFile = None,
+    json: Json = False,
+) -> None:
+    """Pay somebody from the node's own account: a provider for its bond, another gateway for its clients."""
+    from wwwmarket.gateway.keys import Payment
+
+    headers = None if idempotency_key is None else {"idempotency-key": idempotency_key}
+    with admin_client(gateway, admin_token_file) as client:
+        emit(client.post("/v1/payments", Payment(to=AccountId(to), amount_micro=amount), AccountView, headers), json)
 
 
 @app.command()

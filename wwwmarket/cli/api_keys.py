@@ -87,7 +87,7 @@ def create(  # noqa: PLR0913 - each is a choice about the key
     from wwwmarket.gateway.keys import CreatedKey, NewKey
 
     limits = _limits(allow_model, max_price, requests_per_minute, tokens_per_minute, _period(budget_per, budget))
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         emit(client.post("/v1/keys", NewKey(name, budget, limits), CreatedKey), json)
 
 
@@ -97,7 +97,7 @@ def list_keys(*, gateway: Gateway = GATEWAY, admin_token_file: AdminTokenFile = 
     from wwwmarket.gateway.keys import KeyList
     from wwwmarket.node.service import AccountView
 
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         rows = [
             {
                 "id": key.id,
@@ -133,7 +133,7 @@ def limit(  # noqa: PLR0913 - each is a choice about the key
     from wwwmarket.node.service import ApiKeyView
 
     limits = _limits(allow_model, max_price, requests_per_minute, tokens_per_minute, _period(budget_per, budget))
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         emit(client.put(f"/v1/keys/{key_id}/limits", limits, ApiKeyView), json)
 
 
@@ -144,7 +144,7 @@ def rotate(
     """Give a key another secret, shown this once; the old one is refused from now on. Budget and limits stay."""
     from wwwmarket.gateway.keys import CreatedKey
 
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         emit(client.post(f"/v1/keys/{key_id}/rotate", {}, CreatedKey), json)
 
 
@@ -155,7 +155,7 @@ def revoke(
     """Revoke an API key; what it has left goes back to the node's account."""
     from wwwmarket.node.service import ApiKeyView
 
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         emit(client.request("DELETE", f"/v1/keys/{key_id}", ApiKeyView), json)
 
 
@@ -170,7 +170,7 @@ def top_up(  # noqa: PLR0913 - each is a choice about the payment
     json: Json = False,
 ) -> None:
     """Pay more credits to an API key, from the node's account."""
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         _move(client, f"/v1/keys/{key_id}/top-up", amount, idempotency_key, json=json)
 
 
@@ -185,7 +185,7 @@ def refund(  # noqa: PLR0913 - each is a choice about the payment
     json: Json = False,
 ) -> None:
     """Take credits back from an API key to the node's account; what open awards lock stays locked."""
-    with _admin(gateway, admin_token_file) as client:
+    with admin_client(gateway, admin_token_file) as client:
         _move(client, f"/v1/keys/{key_id}/refund", amount, idempotency_key, json=json)
 
 
@@ -221,7 +221,8 @@ def _period(name: PeriodName | None, budget_micro: int | None) -> Period | None:
     return Period(budget_micro=budget_micro, length_ms=_PERIODS_MS[name])
 
 
-def _admin(gateway: str, token_file: Path | None) -> GatewayClient:
+def admin_client(gateway: str, token_file: Path | None) -> GatewayClient:
+    """Speaks with the node's admin token; ends the program where that cannot be read."""
     from wwwmarket.bootstrap import default_data
 
     path = token_file or default_data("node") / "admin.token"

@@ -15,6 +15,7 @@ from wwwmarket.cli.api_keys import keys_app
 from wwwmarket.cli.decrees import read_committee
 from wwwmarket.cli.options import (
     PORT,
+    Advertise,
     Bind,
     Data,
     EndWithStdin,
@@ -22,7 +23,9 @@ from wwwmarket.cli.options import (
     Json,
     Port,
     ReadyFile,
+    Relays,
     option,
+    parse_ports,
     parse_share,
     passphrase_of,
 )
@@ -91,6 +94,15 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     host: Host = "127.0.0.1",
     port: Port = PORT,
     bind: Bind = "127.0.0.1:0",
+    advertise: Advertise = None,
+    relays: Relays = "auto",
+    relay_for: Annotated[
+        int, option("--relay-for", "Forward to as many nodes behind routers; needs a --bind others reach.", min=0)
+    ] = 0,
+    relay_ports: Annotated[
+        tuple[int, int] | None,
+        option("--relay-ports", "UDP ports for that; else any.", parser=parse_ports, metavar="LOW-HIGH"),
+    ] = None,
     credit: Annotated[
         int, option("--credits", "All the credits of a founded market.", parser=parse_credits, metavar="CREDITS")
     ] = "1000000",  # type: ignore[assignment] # typer parses defaults, too
@@ -127,6 +139,10 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         host=host,
         port=port,
         bind=bind,
+        advertise=tuple(advertise or ()),
+        relays=relays,
+        relay_for=relay_for,
+        relay_ports=relay_ports,
         passphrase=passphrase_of(where, NODE_KEY),
         tokenizers=tuple(tokenizer or ()),
         config=PRESETS[preset],

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
@@ -12,6 +12,7 @@ from wwwmarket.adapters.keystore import KeyStore
 from wwwmarket.domain.errors import Unauthorised
 
 PORT: Final = 8080
+PORT_MAX: Final = 65_535
 GATEWAY: Final = f"http://127.0.0.1:{PORT}"
 
 PASSPHRASE_VARIABLE: Final = "WWWMARKET_PASSPHRASE"  # noqa: S105 - the name of the variable
@@ -39,11 +40,31 @@ ReadyFile: TypeAlias = Annotated[
 Bind: TypeAlias = Annotated[
     str, option("--bind", "UDP address for other nodes; port 0 keeps the one of last time.", metavar="HOST:PORT")
 ]
+Advertise: TypeAlias = Annotated[
+    list[str] | None,
+    option("--advertise", "Where other nodes find it, if not at --bind. Again for each.", metavar="HOST:PORT"),
+]
+Relays: TypeAlias = Annotated[
+    Literal["auto", "always", "never"],
+    option("--relays", "Whether other nodes forward to it: where a router is in the way, always or never."),
+]
 Host: TypeAlias = Annotated[str, option("--host", "Address that the gateway listens on.")]
 Port: TypeAlias = Annotated[int, option("--port", "The gateway's TCP port; 0 takes a free one.", min=0, max=65_535)]
 EndWithStdin: TypeAlias = Annotated[
     bool, option("--end-with-stdin", "Leave in order when standard input ends, as it does with the parent's end.")
 ]
+
+
+def parse_ports(text: str) -> tuple[int, int]:
+    """The ``parser`` of a range of ports.
+
+    Raises:
+        typer.BadParameter: not a range of ports.
+    """
+    low, dash, high = text.partition("-")
+    if not (dash and low.isdecimal() and high.isdecimal() and 0 < int(low) <= int(high) <= PORT_MAX):
+        raise typer.BadParameter(f"{text!r} is not a range of ports: write 4500-4531")
+    return int(low), int(high)
 
 
 def parse_share(text: str) -> int:

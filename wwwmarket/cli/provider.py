@@ -20,6 +20,7 @@ from wwwmarket.cli.earnings import earnings
 from wwwmarket.cli.engines import EnginePython, Launches, LaunchOptions, NoBenchmark, Sources
 from wwwmarket.cli.node import Preset, serving_of, warn_without_backup
 from wwwmarket.cli.options import (
+    Advertise,
     Bind,
     Data,
     EndWithStdin,
@@ -27,6 +28,7 @@ from wwwmarket.cli.options import (
     Json,
     Port,
     ReadyFile,
+    Relays,
     option,
     parse_share,
     passphrase_of,
@@ -71,6 +73,9 @@ measure it first, half a minute at most.
   wwwmarket provider join --market http://10.0.0.5:8080 --launch vllm:Qwen/Qwen3-8B \\
       --launch-options "--max-model-len 16384" --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 \\
       --capacity 64
+
+To sell to other machines give --bind 0.0.0.0:0. No port of a router needs to be open: where one is in the way, nodes
+that relay are found by themselves, and see nothing of what they forward.
 """
 
 _LEAVE: Final = """Ask the running provider to withdraw its offer, finish what is in flight, and leave.
@@ -151,6 +156,8 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
     host: Host = "127.0.0.1",
     port: Port = 0,
     bind: Bind = "127.0.0.1:0",
+    advertise: Advertise = None,
+    relays: Relays = "auto",
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -186,6 +193,8 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         host=host,
         port=port,
         bind=bind,
+        advertise=tuple(advertise or ()),
+        relays=relays,
         passphrase=passphrase_of(where, NODE_KEY),
         config=PRESETS[preset],
     )

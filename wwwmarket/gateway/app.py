@@ -59,6 +59,7 @@ def create_app(service: Service, *, config: GatewayConfig) -> FastAPI:
         market.router(service, config, schemas),
         governance.router(service, config, schemas),
         keys.router(service, config, schemas),
+        keys.payments(service, config, schemas),
         ledger.router(service, schemas),
         health.router(service, schemas),
         pages.router(),

@@ -14,7 +14,7 @@ from wwwmarket.gateway.request import FORM_BYTES_MAX, decode, read_body, require
 from wwwmarket.gateway.response import json_response
 from wwwmarket.gateway.schemas import Schemas
 from wwwmarket.market.allowance import NO_LIMITS, Limits
-from wwwmarket.node.service import ApiKeyView, Service
+from wwwmarket.node.service import AccountView, ApiKeyView, Service
 
 
 class NewKey(Struct, forbid_unknown_fields=True, frozen=True):
@@ -24,6 +24,11 @@ class NewKey(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Amount(Struct, forbid_unknown_fields=True, frozen=True):
+    amount_micro: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
+
+
+class Payment(Struct, forbid_unknown_fields=True, frozen=True):
+    to: AccountId
     amount_micro: Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 
 
@@ -46,6 +51,7 @@ class KeyList(Struct, frozen=True):
 _ONCE: Final = "With an `Idempotency-Key` header the credits move once, however often the request is sent."
 _NEW_KEY: Final = msgspec.json.Decoder(NewKey)
 _AMOUNT: Final = msgspec.json.Decoder(Amount)
+_PAYMENT: Final = msgspec.json.Decoder(Payment)
 _LIMITS: Final = msgspec.json.Decoder(Limits)
 
 
@@ -115,6 +121,25 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         require_admin(request, service)
         form = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _AMOUNT)
         return json_response(await service.refund(key_id, form.amount_micro, request.headers.get("idempotency-key")))
+
+    return doors
+
+
+def payments(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRouter:
+    """The node's own account pays others: a provider for its bond, a gateway for its clients."""
+    doors = APIRouter(prefix="/v1/payments", tags=["Keys"])
+
+    @doors.post(
+        "",
+        responses=schemas.answers(AccountView, "The node's account, after the payment"),
+        description=_ONCE,
+        openapi_extra=schemas.body(schemas.of(Payment), example={"to": "82cc…", "amount_micro": 1_000_000}),
+    )
+    async def pay(request: Request) -> Response:
+        require_admin(request, service)
+        form = decode(await read_body(request, config, bytes_max=FORM_BYTES_MAX), _PAYMENT)
+        name = request.headers.get("idempotency-key")
+        return json_response(await service.pay(form.to, form.amount_micro, name))
 
     return doors
 

@@ -222,6 +222,7 @@ class Answers:
             started_ms=node.started_ms,
             version=__version__,
             sequencers=() if node.turns is None else node.turns.addresses(),
+            relays=() if node.relaying is None else node.relaying.relays,
         )
 
     def counters(self) -> Counters:
@@ -234,9 +235,13 @@ class Answers:
             "offers": status.offers,
             "open_awards": len(self._node.replica.state.awards()),
         }
-        measures = self._node.measures
+        measures, relay_host = self._node.measures, self._node.world.relay_host
+        counted = dict(measures.counters)
+        if relay_host is not None:
+            gauges["relayed_nodes"] = relay_host.holders
+            counted |= relay_host.totals
         return Counters(
-            counters={name: float(count) for name, count in measures.counters.items()},
+            counters={name: float(count) for name, count in counted.items()},
             gauges={name: float(value) for name, value in gauges.items()},
             histograms=measures.histograms(),
         )
@@ -306,6 +311,10 @@ class Answers:
 
     async def revoke_key(self, key_id: str) -> ApiKeyView:
         return await self._node.budgets.revoke(key_id)
+
+    async def pay(self, to: AccountId, amount_micro: MicroCredits, name: str | None = None) -> AccountView:
+        await self._node.budgets.pay(to, amount_micro, name)
+        return self.account(self._node.world.key.account)
 
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
         return await self._node.budgets.top_up(key_id, amount_micro, name)

@@ -62,6 +62,14 @@ class Budgets:
             await self._moves.move(view.account, self._node.account, left, None)
         return view
 
+    async def pay(self, to: AccountId, amount_micro: MicroCredits, name: str | None) -> None:
+        """From the node's account to anybody's. Raises Malformed, InsufficientCredit, Conflict."""
+        if not amount_micro:
+            raise Malformed("a payment is at least one micro-credit", param="amount_micro")
+        if to == self._node.account:
+            raise Malformed("a payment to oneself moves nothing", param="to")
+        await self._moves.move(self._node.account, to, amount_micro, _named("payment", "", name))
+
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None) -> ApiKeyView:
         """Raises NotFound, Conflict (revoked, or the node has not so much), Malformed."""
         view = self._check_live(key_id)

@@ -24,9 +24,10 @@ from wwwmarket.domain.errors import (
 from wwwmarket.domain.identity import EntryId, SealingKey
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, Millis
-from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclusion, Receipt, Signed
+from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclusion, Receipt, Signed, SocketAddress
 from wwwmarket.domain.shape import Record
 from wwwmarket.overlay import records as overlay
+from wwwmarket.ports.relay import Reservation
 
 OPENING_BYTES_MAX: Final = 1_048_576
 """An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
@@ -84,6 +85,18 @@ class Tokenize(Record, tag="tokenize/v1"):
 
 class Tokenized(Record, tag="tokenized/v1"):
     tokens: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**32)], ...], Meta(max_length=TEXT_BYTES_MAX)]
+
+
+class ReserveRelay(Record, tag="reserve-relay/v1"):
+    """Will you forward datagrams to me? ``direct`` are the sockets at which I can be called without."""
+
+    direct: Annotated[tuple[SocketAddress, ...], Meta(max_length=8)]
+
+
+class RelayReserved(Record, tag="relay-reserved/v1"):
+    """``reservation`` None: the asker is seen at a socket of its own, and needs no relay to be called from here."""
+
+    reservation: Reservation | None
 
 
 class Refused(Record, tag="refused/v1"):
@@ -147,8 +160,10 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Request: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | overlay.Message
-Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Tokenized | Refused
+Call: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | ReserveRelay
+"""What a node's own parts answer; the overlay answers the rest."""
+Request: TypeAlias = Call | overlay.Message
+Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Tokenized | RelayReserved | Refused
 Opening: TypeAlias = Execute | Follow
 GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven
 

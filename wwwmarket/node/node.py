@@ -33,6 +33,7 @@ from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.moves import Moves
 from wwwmarket.node.neighbours import Neighbours
+from wwwmarket.node.relaying import Relaying
 from wwwmarket.node.repair import Kept, repair, take
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
@@ -41,6 +42,7 @@ from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.mirrors import Mirrors
+from wwwmarket.ports.relay import RelayHost, Tunnels
 from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore
 from wwwmarket.ports.tokenizer import Tokenizers
 from wwwmarket.ports.transport import Stream, Transport
@@ -74,6 +76,11 @@ class World:
     """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
     tokenizers: Tokenizers = field(default_factory=dict)
     """By which answers are recounted, by model."""
+    relay_host: RelayHost | None = None
+    """How it relays for others; None: it does not."""
+    tunnels: Tunnels | None = None
+    """How others relay for it; None: it is called where it is, or not at all."""
+    relayed_always: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,9 @@ class Node:
         self._waiters: dict[EntryId, list[asyncio.Future[None]]] = {}
         self._news: asyncio.Queue[Sequence[Applied]] = asyncio.Queue()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.relaying: Relaying | None = None
+        self.moved: Final = asyncio.Event()
+        """Set when this node can be called elsewhere than before; whoever has told others the address clears it."""
 
     @property
     def id(self) -> NodeId:
@@ -177,6 +187,33 @@ class Node:
             self.author.add_key(pair)
         await self.author.resubmit()
         self._run(self.neighbours.run())
+        self._be_relayed()
+
+    def _be_relayed(self) -> None:
+        world = self.world
+        if world.tunnels is None:
+            return
+        self.relaying = Relaying(
+            world.transport,
+            world.tunnels,
+            world.clock,
+            world.config.relay,
+            known=self._known_nodes,
+            moved=self._has_moved,
+            always=world.relayed_always,
+        )
+        self._run(self.relaying.run())
+
+    def _known_nodes(self) -> list[NodeAddress]:
+        """Whoever is near and alive, nearest first, and then whoever is known at all."""
+        known = self.neighbours.known
+        addresses = [member.said.address for member in (*known.members, *known.reserves)]
+        unique = {address.node: address for address in reversed([*addresses, *self._contacts()])}
+        return [address for address in reversed(unique.values()) if address.node != self.id]
+
+    def _has_moved(self) -> None:
+        self.neighbours.serve(self.selling.models() if self.selling is not None else [])
+        self.moved.set()
 
     def _gather(self, sequencer: Sequencer) -> None:
         """Ask the committee's mirrors for cosignatures, where there is a way to reach them."""
@@ -487,16 +524,14 @@ class Node:
     async def _on_request(self, peer: NodeId, message: bytes) -> bytes:
         try:
             request = messages.read_request(message)
-            if isinstance(request, messages.AskRequest | messages.Acknowledge | messages.Submit | messages.Tokenize):
+            if isinstance(request, messages.Call):
                 return canonical.encode(await self._answer(peer, request))
             return self.neighbours.hear(peer, request, len(message))
         except Refusal as refusal:
             _log.debug("refused %s: %s", peer, refusal.message)
             return canonical.encode(messages.refused(refusal))
 
-    async def _answer(
-        self, peer: NodeId, request: messages.AskRequest | messages.Acknowledge | messages.Submit | messages.Tokenize
-    ) -> messages.Answer:
+    async def _answer(self, peer: NodeId, request: messages.Call) -> messages.Answer:
         match request:
             case messages.AskRequest():
                 answer = self._ask(peer, request)
@@ -515,6 +550,10 @@ class Node:
                 if self.selling is None:
                     raise NotFound("this node sells nothing")
                 return await self.selling.tokenize(request)
+            case messages.ReserveRelay():
+                if self.world.relay_host is None:
+                    raise NotFound("this node does not relay")
+                return messages.RelayReserved(reservation=await self.world.relay_host.reserve(peer, request.direct))
 
     def _ask(self, peer: NodeId, request: messages.AskRequest) -> messages.Answer:
         """Raises NotFound."""

@@ -1,5 +1,6 @@
 """A provider's offer on the ledger: published, renewed before it lapses, withdrawn at the end."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ class Offering:
         self._node = node
         self._terms = terms
         self.current: EntryId | None = None
+        self._publishing = asyncio.Lock()
 
     async def publish(self) -> EntryId:
         """Put the offer on the ledger; what this provider had there before, and means no longer, is withdrawn.
@@ -29,6 +31,10 @@ class Offering:
         Raises:
             Refusal: as the contract refuses it (too little credit for the bond, too many offers).
         """
+        async with self._publishing:
+            return await self._publish()
+
+    async def _publish(self) -> EntryId:
         node, own = self._node, self._node.world.key.account
         before = [name for name, listed in node.replica.state.offers().items() if listed.provider == own]
         written = await node.author.settle(own, self._terms(node.world.clock.now_ms()))
@@ -42,13 +48,26 @@ class Offering:
         clock, config = self._node.world.clock, self._node.world.config
         while True:
             await clock.sleep_until_ms(clock.monotonic_ms() + config.offer_validity_ms / 2)
-            while True:
-                try:
-                    await self.publish()
-                    break
-                except Refusal as refusal:
-                    _log.warning("the offer could not be renewed: %s", refusal.message)
-                    await clock.sleep_until_ms(clock.monotonic_ms() + _RETRY_MS)
+            await self._publish_until_done()
+
+    async def _publish_until_done(self) -> None:
+        clock = self._node.world.clock
+        while self.current is not None:
+            try:
+                await self.publish()
+            except Refusal as refusal:
+                _log.warning("the offer could not be renewed: %s", refusal.message)
+                await clock.sleep_until_ms(clock.monotonic_ms() + _RETRY_MS)
+            else:
+                return
+
+    async def follow_address(self) -> None:
+        """Publish again whenever this node has moved."""
+        node = self._node
+        while True:
+            await node.moved.wait()
+            node.moved.clear()
+            await self._publish_until_done()
 
     async def withdraw(self) -> None:
         """Take the offer off the market."""

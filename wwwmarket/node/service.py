@@ -188,6 +188,8 @@ class NodeStatus(Value):
     final_size: Count = 0
     """Entries that a quorum of the committee has made final."""
     committee: Committee = Committee()
+    relays: tuple[NodeId, ...] = ()
+    """Who forwards to this node, where a router is in the way."""
 
 
 class Counters(Value):
@@ -274,6 +276,16 @@ class Service(Protocol):
     async def limit_key(self, key_id: str, limits: Limits) -> ApiKeyView: ...
     async def revoke_key(self, key_id: str) -> ApiKeyView:
         """What the key has left is returned to the node's account."""
+        ...
+
+    async def pay(self, to: AccountId, amount_micro: MicroCredits, name: str | None = None) -> AccountView:
+        """Transfer from the node's account, once for each ``name``; the node's account after it.
+
+        Raises:
+            Malformed: nothing to pay, to oneself, or no name.
+            Conflict: the name was used for another payment.
+            InsufficientCredit, Conflict: as the ledger refuses a transfer.
+        """
         ...
 
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:

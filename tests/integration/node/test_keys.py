@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from tests.integration.node.town import Town, buy, simulate
-from wwwmarket.domain.errors import Conflict, Exhausted, Forbidden, InsufficientCredit, Unauthorised
+from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.domain.errors import Conflict, Exhausted, Forbidden, InsufficientCredit, Malformed, Unauthorised
 from wwwmarket.market.allowance import Limits, Period
 
 DAY_MS = 86_400_000
@@ -43,6 +44,26 @@ def test_top_ups_and_refunds_at_once_lose_nothing():
         await asyncio.gather(*ups, *downs)
         assert town.available(view.account) == 1_000 + 210 - 55
         assert town.available(house.key.account) == before - 210 + 55
+
+    simulate(story)
+
+
+def test_a_node_pays_another_account_once_for_each_name():
+    """A provider's or a further gateway's account is funded from the node's own; a repeat pays nothing more."""
+
+    async def story(town: Town) -> None:
+        house = await town.house("operator", None)
+        other = KeyPair(bytes(32)).account
+        before = town.available(house.key.account)
+        await asyncio.gather(*(house.answers.pay(other, 400, "bond") for _ in range(3)))
+        assert (town.available(other), town.available(house.key.account)) == (400, before - 400)
+        with pytest.raises(Conflict, match="fresh"):
+            await house.answers.pay(other, 401, "bond")
+        with pytest.raises(InsufficientCredit):
+            await house.answers.pay(other, before)
+        for nonsense in ((other, 0), (house.key.account, 1)):
+            with pytest.raises(Malformed):
+                await house.answers.pay(*nonsense)
 
     simulate(story)
 

@@ -173,6 +173,7 @@ class ScriptedMarket:
         self.purchases = []
         self.begun = asyncio.Semaphore(0)
         self.looked = 0
+        self.calls = []
         self.accepted = []
         self.closed = asyncio.Event()
         self.listed = [(OFFER, listed())]
@@ -269,6 +270,10 @@ class ScriptedMarket:
 
     async def limit_key(self, key_id, limits):
         return replace(self._key(key_id), limits=limits)
+
+    async def pay(self, to, amount_micro, name=None):
+        self.calls.append(("pay", to, amount_micro, name))
+        return self.account(to)
 
     async def top_up(self, key_id, amount_micro, name=None):
         if (key_id, name) not in self.moved:

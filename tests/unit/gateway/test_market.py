@@ -164,6 +164,18 @@ async def test_a_key_s_money_moves_once_for_each_idempotency_key(doors, market, 
     assert market.paid == {"key-grace": 0}
 
 
+async def test_the_node_pays_others_at_its_operator_s_word_alone(doors, market, scripts):
+    """To an account, a whole amount, once for each idempotency key; without the admin token nothing is heard."""
+    form = {"to": "a" * 64, "amount_micro": 7}
+    assert (await doors.post("/v1/payments", json=form)).status_code == 401
+    once = {"authorization": f"Bearer {scripts.admin}", "idempotency-key": "bond"}
+    paid = await doors.post("/v1/payments", json=form, headers=once)
+    assert (paid.status_code, paid.json()["id"]) == (200, "a" * 64)
+    assert market.calls[-1] == ("pay", "a" * 64, 7, "bond")
+    for wrong in ({"to": "a" * 64, "amount_micro": 0}, {"to": "a" * 63, "amount_micro": 1}, {"amount_micro": 1}):
+        assert (await doors.post("/v1/payments", json=wrong, headers=once)).status_code == 400
+
+
 async def test_a_key_s_limits_are_set_and_shown(doors, scripts):
     """At its making, later, and in the list; a field that is none, or no limit at all, is refused."""
     admin = {"authorization": f"Bearer {scripts.admin}"}

@@ -45,6 +45,7 @@ class IrohTransport:
     ) -> None:
         self._node, self._endpoint, self._loopback, self._limits = node, endpoint, loopback, limits
         self._advertised = advertised
+        self._relayed: tuple[str, ...] = ()
         self._reception = Reception(limits)
         self._links = Links(node, limits.handshake_timeout_ms / 1000, asyncio.get_running_loop().time)
         self._dials: dict[NodeAddress, asyncio.Task[Link]] = {}
@@ -87,8 +88,33 @@ class IrohTransport:
         assert endpoint.id().to_bytes().hex() == key.account, "the endpoint's name is the node's key"
         return cls(NodeId(key.account), endpoint, loopback=loopback, advertised=advertised, limits=limits)
 
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether it speaks with this machine only."""
+        return self._loopback
+
     def address(self) -> NodeAddress:
-        return NodeAddress(node=self._node, sockets=(self._advertised or self._own_sockets())[:_ADDRESSES_MAX])
+        relayed = self._relayed[: _ADDRESSES_MAX // 2]
+        own = (self._advertised or self._own_sockets())[: _ADDRESSES_MAX - len(relayed)]
+        return NodeAddress(node=self._node, sockets=own + relayed)
+
+    def name_also(self, relayed: tuple[str, ...]) -> None:
+        """Datagrams to these sockets arrive here too."""
+        self._relayed += relayed
+
+    def name_no_more(self, relayed: tuple[str, ...]) -> None:
+        self._relayed = tuple(text for text in self._relayed if text not in relayed)
+
+    def inward(self) -> tuple[str, int]:
+        """Where this machine itself reaches the transport, by IPv4."""
+        bound = next(text for text in self._endpoint.bound_sockets() if ":" not in sockets.split(text)[0])
+        host, port = sockets.split(bound)
+        return ("127.0.0.1" if sockets.is_unspecified(bound) else host), port
+
+    def seen_at(self, peer: NodeId) -> str | None:
+        """From which socket a connected peer calls; None where that is not known."""
+        link = self._links.best(peer)
+        return link.seen_at() if link else None
 
     def _own_sockets(self) -> tuple[str, ...]:
         bound = self._endpoint.bound_sockets()

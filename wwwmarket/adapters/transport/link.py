@@ -76,6 +76,11 @@ class Link:
             for stream in tuple(self._streams):
                 await stream.release()
 
+    def seen_at(self) -> str | None:
+        """The peer's socket on the path in use."""
+        paths = self._connection.paths()
+        return next((path.remote_addr for path in paths if path.is_selected and path.is_ip), None)
+
     def retire(self) -> None:
         """A better connection to the same peer exists: close as soon as what runs over this one is done."""
         self._idle_intervals_max = RETIRED_INTERVALS

@@ -1,0 +1,190 @@
+"""Calls through a relay: over real sockets, between transports that know nothing of it but an address."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from wwwmarket.adapters.transport import IrohTransport
+from wwwmarket.adapters.transport.datagrams import ALIVE, Meter, RelayLimits, alive, flow_of, read_alive, with_flow
+from wwwmarket.adapters.transport.relay_host import UdpRelayHost
+from wwwmarket.adapters.transport.tunnel import RelayTunnels
+from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.domain.errors import Exhausted, Unavailable
+from wwwmarket.domain.records import NodeAddress
+
+QUICK = RelayLimits(alive_every_s=0.05, silent_s=0.3, holders_max=1, flows_max=2, flow_idle_s=0.2)
+PATIENCE_S = 10
+TOKEN = bytes(range(32))
+
+
+async def echo(peer, message):
+    return peer.encode() + message
+
+
+async def echo_stream(stream, opening):
+    await stream.send(opening)
+    while (frame := await stream.receive()) is not None:
+        await stream.send(frame)
+    await stream.finish()
+
+
+@pytest.fixture
+async def bind():
+    """Makes transports; the number is the key."""
+    async with AsyncExitStack() as stack:
+
+        async def make(number: int) -> IrohTransport:
+            transport = await IrohTransport.bind(KeyPair(bytes([number]) * 32))
+            stack.push_async_callback(transport.close)
+            transport.serve(echo, echo_stream)
+            return transport
+
+        yield make
+
+
+class Relayed:
+    """A node that sells from behind a router, the relay, and what the relay gave it."""
+
+    def __init__(self, bind, limits=QUICK) -> None:
+        self.bind, self.limits = bind, limits
+
+    async def __aenter__(self):
+        self.inner, self.relay = await self.bind(1), await self.bind(2)
+        await self.inner.request(self.relay.address(), b"", timeout_ms=5_000)
+        self.host = UdpRelayHost(self.relay, "127.0.0.1", limits=self.limits)
+        self.reservation = await self.host.reserve(self.inner.address().node, ())
+        self.tunnel = await RelayTunnels(self.inner, self.limits).open(self.reservation)
+        self.through = NodeAddress(node=self.inner.address().node, sockets=self.reservation.sockets)
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.tunnel.close()
+        await self.host.close()
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_node_is_called_through_a_relay_by_its_own_key(bind):
+    """Requests and streams of a megabyte come through whole, and each end proves its key to the other, not the relay's."""
+    async with Relayed(bind, RelayLimits()) as relayed:
+        caller = await bind(3)
+        answer = await caller.request(relayed.through, b"?", timeout_ms=5_000)
+        assert answer == caller.address().node.encode() + b"?"
+        stream = await caller.open_stream(relayed.through, b"opening", timeout_ms=5_000)
+        assert (await stream.receive(), stream.peer) == (b"opening", relayed.through.node)
+        for number in range(4):
+            await stream.send(bytes([number]) * 262_144)
+            assert await stream.receive() == bytes([number]) * 262_144
+        await stream.finish()
+        assert relayed.host.totals["relayed_bytes_total"] > 0
+
+
+async def test_a_direct_path_where_there_is_one_goes_on_without_the_relay(bind):
+    """What began through a relay moves to the direct path, and the relay's end ends nothing."""
+    async with Relayed(bind) as relayed:
+        caller = await bind(3)
+        await caller.request(relayed.through, b"?", timeout_ms=5_000)
+        (relay,) = relayed.reservation.sockets
+        await until(lambda: caller.seen_at(relayed.through.node) not in {None, relay})
+        await relayed.host.close()
+        assert (await caller.request(relayed.through, b"!", timeout_ms=5_000)).endswith(b"!")
+
+
+async def test_an_address_names_the_relay_while_the_tunnel_is_open(bind):
+    """Others are told of the relay's socket for as long as it forwards, and no longer."""
+    async with Relayed(bind) as relayed:
+        assert set(relayed.reservation.sockets) < set(relayed.inner.address().sockets)
+        await relayed.tunnel.close()
+        assert not set(relayed.reservation.sockets) & set(relayed.inner.address().sockets)
+
+
+async def test_who_is_seen_at_its_own_socket_needs_no_relay(bind):
+    """No router is in the way of a node whose packets come from where it says that it is."""
+    async with Relayed(bind) as relayed:
+        assert await relayed.host.reserve(relayed.inner.address().node, relayed.inner.address().sockets) is None
+        assert await relayed.host.reserve(relayed.inner.address().node, ("192.0.2.7:4433",)) == relayed.reservation
+
+
+async def test_a_relay_forwards_for_so_many_and_forgets_the_silent(bind):
+    """A further node is refused, with a time to come back, until one that is relayed for has gone."""
+    async with Relayed(bind) as relayed:
+        other = (await bind(4)).address().node
+        with pytest.raises(Exhausted) as refusal:
+            await relayed.host.reserve(other, ())
+        assert refusal.value.retry_after_ms > 0
+        await relayed.tunnel.close()
+        await asyncio.sleep(QUICK.silent_s)
+        assert await relayed.host.reserve(other, ()) is not None
+
+
+async def test_a_tunnel_whose_relay_is_gone_is_known_to_be_dead(bind):
+    """Within the stated silence, so that another relay can be found."""
+    async with Relayed(bind) as relayed:
+        assert relayed.tunnel.alive
+        await relayed.host.close()
+        await until(lambda: not relayed.tunnel.alive)
+        with pytest.raises(Unavailable):
+            await RelayTunnels(relayed.inner, QUICK).open(relayed.reservation)
+
+
+class Stranger(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.heard = []
+
+    def datagram_received(self, data, addr) -> None:
+        self.heard.append(data)
+
+
+async def stranger_at(relayed):
+    host, _, port = relayed.reservation.sockets[0].rpartition(":")
+    return await asyncio.get_running_loop().create_datagram_endpoint(Stranger, remote_addr=(host, int(port)))
+
+
+async def test_a_stranger_cannot_take_over_a_tunnel(bind):
+    """Neither with another token, nor with liveness that was said before: calls still reach the node."""
+    async with Relayed(bind) as relayed:
+        transport, stranger = await stranger_at(relayed)
+        token = bytes.fromhex(relayed.reservation.token)
+        for forged in (alive(TOKEN, 2**63), alive(token, 0), b"", b"\0", with_flow(ALIVE, b"short"), bytes(4096)):
+            transport.sendto(forged)
+        caller = await bind(3)
+        assert (await caller.request(relayed.through, b"?", timeout_ms=5_000)).endswith(b"?")
+        assert not [heard for heard in stranger.heard if flow_of(heard) == ALIVE]
+        transport.close()
+
+
+async def test_callers_beyond_the_bound_are_not_carried(bind):
+    """Two callers hold the two flows; a third is dropped until one of them has been quiet for long."""
+    async with Relayed(bind) as relayed:
+        ends = [await stranger_at(relayed) for _ in range(2)]
+        for transport, _ in ends:
+            transport.sendto(b"x" * 1200)
+        caller = await bind(3)
+        with pytest.raises(Unavailable):
+            await caller.request(relayed.through, b"?", timeout_ms=150)
+        assert (await caller.request(relayed.through, b"?", timeout_ms=5_000)).endswith(b"?")
+        for transport, _ in ends:
+            transport.close()
+
+
+def test_liveness_is_read_only_with_its_token():
+    """Any bit changed, or another token, and it says nothing."""
+    said = alive(TOKEN, 77)
+    assert (flow_of(said), read_alive(TOKEN, said), read_alive(bytes(32), said)) == (ALIVE, 77, None)
+    for bit in range(len(said) * 8):
+        changed = bytearray(said)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert read_alive(TOKEN, bytes(changed)) is None
+
+
+def test_a_meter_admits_its_rate_and_its_burst():
+    """At once a burst, later what the rate has earned, never more than a burst."""
+    meter = Meter(RelayLimits(bytes_per_s=1_000, burst_bytes=2_000), 0.0)
+    assert [meter.admits(1_000, 0.0) for _ in range(3)] == [True, True, False]
+    assert [meter.admits(500, 0.5), meter.admits(1, 0.5)] == [True, False]
+    assert [meter.admits(2_000, 100.0), meter.admits(1, 100.0)] == [True, False]
