@@ -42,11 +42,12 @@ vllm-env: $(VLLM_ENV)/.ready ## vLLM's CPU build in an environment of its own (2
 bench: $(VENV)/.dev ## measurements, printed
 	$(BIN)/pytest -m bench -s
 
-FOREIGN := golang-go golang-golang-x-mod-dev etcd-server postgresql
+FOREIGN := golang-go golang-golang-x-mod-dev etcd-server postgresql iproute2 nftables
 
-foreign-tools: ## Go, which verifies our ledger; etcd and PostgreSQL, which order it (installed only by root, where apt is at hand)
+foreign-tools: ## Go verifies our ledger, etcd and PostgreSQL order it, nftables makes routers (installed only by root, where apt is at hand)
 	@if command -v go >/dev/null && [ -d /usr/share/gocode/src/golang.org/x/mod ] && command -v etcd >/dev/null && \
-		ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then exit 0; fi; \
+		ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && command -v ip >/dev/null && command -v nft >/dev/null; \
+		then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends $(FOREIGN) >/dev/null; \

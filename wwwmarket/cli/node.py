@@ -100,8 +100,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         int, option("--relay-for", "Forward to as many nodes behind routers; needs a --bind others reach.", min=0)
     ] = 0,
     relay_ports: Annotated[
-        tuple[int, int] | None,
-        option("--relay-ports", "UDP ports for that; else any.", parser=parse_ports, metavar="LOW-HIGH"),
+        str | None, option("--relay-ports", "UDP ports for that; else any.", metavar="LOW-HIGH")
     ] = None,
     credit: Annotated[
         int, option("--credits", "All the credits of a founded market.", parser=parse_credits, metavar="CREDITS")
@@ -142,7 +141,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         advertise=tuple(advertise or ()),
         relays=relays,
         relay_for=relay_for,
-        relay_ports=relay_ports,
+        relay_ports=None if relay_ports is None else parse_ports(relay_ports),
         passphrase=passphrase_of(where, NODE_KEY),
         tokenizers=tuple(tokenizer or ()),
         config=PRESETS[preset],

@@ -56,7 +56,7 @@ EndWithStdin: TypeAlias = Annotated[
 
 
 def parse_ports(text: str) -> tuple[int, int]:
-    """The ``parser`` of a range of ports.
+    """First and last of a range of ports, written ``4500-4531``. (A typer parser cannot give a pair.)
 
     Raises:
         typer.BadParameter: not a range of ports.

@@ -44,7 +44,7 @@ class Scene:
     def address(self) -> NodeAddress:
         return NodeAddress(node=KeyPair(bytes(32)).account, sockets=DIRECT)
 
-    async def request(self, peer, message, *, timeout_ms):
+    async def request(self, peer, message, *, timeout_ms):  # noqa: ARG002 - the port's
         self.asked.append((peer, messages.read_request(message)))
         answer = self.answers[peer]
         if isinstance(answer, Exception):
