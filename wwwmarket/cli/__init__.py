@@ -33,7 +33,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
     "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
     "account": Command("wwwmarket.cli.account:app", "Show what an account has."),
-    "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries."),
+    "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries; get proofs."),
+    "verify": Command("wwwmarket.cli.verify:verify", "Check the proof of one entry or balance, offline."),
     "audit": Command("wwwmarket.cli.audit:audit", "Check a whole ledger, trusting nobody."),
     "simulate": Command(
         "wwwmarket.cli.simulate:simulate", "Simulate a market and its rivals, on one clock and one seed."

@@ -84,6 +84,11 @@ class GatewayClient:
         with self._answered("GET", path) as response:
             return self._read(response).decode("utf-8", "replace").strip()
 
+    def content(self, path: str) -> bytes:
+        """The bytes at ``path``, as they are. Raises as ``request``."""
+        with self._answered("GET", path) as response:
+            return self._read(response)
+
     @contextmanager
     def stream(self, path: str, body: object, headers: dict[str, str]) -> Iterator[tuple[httpx.Headers, Iterator[str]]]:
         """Headers of a streamed answer, and its lines. Raises as ``request``, also between two lines."""

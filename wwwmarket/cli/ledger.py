@@ -9,10 +9,12 @@ import msgspec
 import typer
 
 from wwwmarket.adapters.log_reader import open_log
+from wwwmarket.cli.entries import says
 from wwwmarket.cli.governance import decree, propose_app
 from wwwmarket.cli.options import GATEWAY, Json, option
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.progress import progress
+from wwwmarket.cli.proofs import policy, prove
 from wwwmarket.crypto.signing import open_entry
 from wwwmarket.domain.errors import Conflict, Malformed, NotFound
 from wwwmarket.ledger.bundles import decode_bundle
@@ -35,12 +37,16 @@ _HELP: Final = """The ledger as files, and its entries for people.
   wwwmarket ledger export ./log                    the whole log, to keep or to audit
   wwwmarket ledger show --tail 20                  the latest entries
   wwwmarket ledger show 17 --ledger ./log --json   one entry, for a program
+  wwwmarket ledger policy > market.policy          whom to believe, for 'verify'
+  wwwmarket ledger prove 17 > 17.tlog-proof        one entry or balance, for those without a copy
   wwwmarket ledger propose --help                  what a committee decides, and how
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(propose_app, name="propose")
 app.command()(decree)
+app.command()(policy)
+app.command()(prove)
 
 LedgerAddress: TypeAlias = Annotated[
     str, option("--ledger", "A node's or mirror's address, or a folder of 'ledger export'.", metavar="URL|DIR")
@@ -218,37 +224,5 @@ def _row(told: Mapping[str, Any]) -> Mapping[str, Any]:
         "account": told["account"][:12],
         "seq": told["seq"],
         "id": told["id"][:12],
-        "says": _says(body),
+        "says": says(body),
     }
-
-
-def _says(body: Mapping[str, Any]) -> str:  # noqa: C901, PLR0912 - one case a kind
-    """One line of what an entry is about."""
-    match body["kind"]:
-        case "offer/v1":
-            says = f"{body['model']['name']} at {body['prices']['output_micro_per_mtok']} micro-credits per 1M output"
-        case "award/v1":
-            says = f"to {body['winner']['signer'][:12]}, locks {body['locked_micro']} micro-credits"
-        case "settlement/v1":
-            says = f"award {body['award'][:12]}, {body['attestation']['body']['outcome']}"
-        case "transfer/v1":
-            says = f"{body['amount_micro']} micro-credits to {body['to'][:12]}"
-        case "withdrawal/v1":
-            says = f"offer {body['offer'][:12]}"
-        case "dispute/v1":
-            says = f"award {body['award'][:12]}, of which nothing came"
-        case "rotation/v1" | "delegation/v1":
-            says = f"{body['consent']['signer'][:12]} as {body['consent']['body']['role']}"
-        case "revocation/v1":
-            says = f"machine {body['key'][:12]}"
-        case "guard/v1":
-            says = f"recovery by {(body['recovery'] or 'nobody')[:12]}"
-        case "decree/v1":
-            says = str(body["resolution"]["body"]["kind"])
-        case "genesis/v1":
-            says = str(body["origin"])
-        case "mark/v1":
-            says = f"at {body['at_ms']} ms"
-        case _:
-            says = ""
-    return says

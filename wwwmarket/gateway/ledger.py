@@ -1,11 +1,16 @@
-"""The ledger's doors: the log as static files, in the C2SP formats (tlog-tiles, tlog-checkpoint, signed-note)."""
+"""The ledger's doors: the log as static files, and proofs of what is in it, in the C2SP formats (tlog-tiles,
+tlog-checkpoint, signed-note, tlog-proof).
+"""
 
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.responses import PlainTextResponse, Response
 
+from wwwmarket.domain.quantity import INTEGER_MAX
+from wwwmarket.gateway.request import account_id
 from wwwmarket.gateway.schemas import Schemas
+from wwwmarket.ledger.proof_file import MEDIA_TYPE
 from wwwmarket.node.service import Service
 
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
@@ -45,4 +50,25 @@ def router(service: Service, schemas: Schemas) -> APIRouter:
     async def vkey() -> Response:
         return Response(service.verifier_key() + "\n", media_type="text/plain; charset=utf-8")
 
+    _add_proofs(doors, service, schemas)
     return doors
+
+
+def _add_proofs(doors: APIRouter, service: Service, schemas: Schemas) -> None:
+    proof = schemas.answers_as("text/plain", {"type": "string"}, "A proof (C2SP tlog-proof), for 'wwwmarket verify'")
+
+    @doors.get("/proof/entry/{index}", response_class=PlainTextResponse, responses=proof)
+    async def entry_proof(index: Annotated[int, Path(ge=0, le=INTEGER_MAX)]) -> Response:
+        """An entry, proven to stand in the ledger under a final checkpoint."""
+        return _proof_file(await service.entry_proof(index), f"entry-{index}")
+
+    @doors.get("/proof/account/{account}", response_class=PlainTextResponse, responses=proof)
+    async def account_proof(account: str) -> Response:
+        """A balance, or that there is none, proven to be in the state under the latest final checkpoint."""
+        name = account_id(account)
+        return _proof_file(await service.account_proof(name), f"account-{name[:16]}")
+
+
+def _proof_file(content: bytes, name: str) -> Response:
+    headers = {"content-disposition": f'inline; filename="{name}.tlog-proof"', "cache-control": "no-cache"}
+    return Response(content, media_type=MEDIA_TYPE, headers=headers)

@@ -14,7 +14,7 @@ from wwwmarket.domain.book import ListedOffer, OpenAward
 from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.model import ModelName
-from wwwmarket.domain.quantity import MicroCredits
+from wwwmarket.domain.quantity import Count, MicroCredits
 from wwwmarket.domain.records import Bid, Certified, Decree, Evidence, Inclusion, Resolution, Signed
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
@@ -25,6 +25,7 @@ from wwwmarket.node.budgets import metered
 from wwwmarket.node.delivery import Decision
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.node import Node
+from wwwmarket.node.proving import Proving
 from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.service import (
     AccountView,
@@ -52,6 +53,7 @@ class Answers:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._auctions: OrderedDict[Digest, Decision] = OrderedDict()
+        self._proving = Proving(node.replica, node.world.ledger)
 
     # Buying
 
@@ -168,6 +170,7 @@ class Answers:
             cost_micro=record.cost_micro or 0,
             settlement_index=index,
             finality=self._finality(index),
+            proof=None if index is None else f"/ledger/proof/entry/{index}",
         )
 
     def account(self, account: AccountId) -> AccountView:
@@ -360,6 +363,12 @@ class Answers:
         if hashes is None or len(hashes) < tile.width * HASH_BYTES:
             raise NotFound("the latest checkpoint has no such tile")
         return hashes[: tile.width * HASH_BYTES]
+
+    async def entry_proof(self, index: Count) -> bytes:
+        return await self._proving.entry(index)
+
+    async def account_proof(self, account: AccountId) -> bytes:
+        return await self._proving.account(account)
 
 
 def _read(body: bytes) -> AwardRecord:

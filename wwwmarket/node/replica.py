@@ -56,7 +56,7 @@ class Covering(Value):
 
 class Replica:
     def __init__(self, registry: Registry) -> None:
-        self.state: Final = State(registry)
+        self.state: Final = State(registry, proves=True)
         self._tiler = Tiler()
         self._full: list[Tile] = []
         self._coverings: OrderedDict[int, Covering] = OrderedDict()
@@ -65,6 +65,7 @@ class Replica:
         self._offices: list[tuple[int, Committee]] = []
         self._logs: list[tuple[int, VerifierKey]] = []
         self._final: VerifiedCheckpoint | None = None
+        self._proving: VerifiedCheckpoint | None = None
         self._handovers: list[VerifiedCheckpoint] = []
         self._changed: OrderedDict[AccountId, int] = OrderedDict()
         self._settlements: OrderedDict[EntryId, int] = OrderedDict()
@@ -123,6 +124,18 @@ class Replica:
     @property
     def final_size(self) -> int:
         return 0 if self._final is None else self._final.checkpoint.size
+
+    @property
+    def proving(self) -> VerifiedCheckpoint:
+        """What proofs lead to: the latest final checkpoint whose state is still here; without a committee the latest.
+
+        Raises Unavailable until there is one.
+        """
+        if not self.judges.members:
+            return self.checkpoint
+        if self._proving is None:
+            raise Unavailable("no final checkpoint covers this ledger yet", retry_after_ms=1_000)
+        return self._proving
 
     @property
     def handovers(self) -> tuple[VerifiedCheckpoint, ...]:
@@ -207,6 +220,8 @@ class Replica:
         if size <= self.final_size:
             return
         self._final = opened
+        if self.state.history.pin(size):
+            self._proving = opened
         for root in [root for root in self._roots if root <= size]:
             del self._roots[root]
         while self._changed and next(iter(self._changed.values())) < size:

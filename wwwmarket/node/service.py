@@ -122,6 +122,8 @@ class ReceiptView(Value):
     cost_micro: MicroCredits
     settlement_index: Count | None
     finality: Finality = "none"
+    proof: str | None = None
+    """Where the proof of its settlement is, once there is one: a file for ``wwwmarket verify``."""
 
 
 class AsksView(Value):
@@ -325,6 +327,14 @@ class Service(Protocol):
 
         Raises NotFound where the latest checkpoint has no such tile, Malformed where it is no tile's path.
         """
+        ...
+
+    async def entry_proof(self, index: Count) -> bytes:
+        """A proof file (C2SP tlog-proof) of an entry. Raises NotFound, or Unavailable until it is final."""
+        ...
+
+    async def account_proof(self, account: AccountId) -> bytes:
+        """A proof file of a balance, at the latest final checkpoint. Raises Unavailable until there is one."""
         ...
 
     async def wait_settled(self, award: EntryId, timeout_ms: int) -> bool:

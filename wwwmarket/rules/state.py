@@ -165,8 +165,8 @@ class Snapshot(Record, tag="snapshot/v1"):
 
 
 class State(Tables):
-    def __init__(self, registry: Registry) -> None:
-        super().__init__()
+    def __init__(self, registry: Registry, *, proves: bool = False) -> None:
+        super().__init__(proves=proves)
         self._registry = registry
         self._rules: Rules | None = None
 
@@ -276,6 +276,8 @@ class State(Tables):
         root = self.root()
         if mark.state_root != root:  # 13
             raise Conflict(f"the state before this mark has root {root}", param="state_root", reason="other_state")
+        if self._history is not None:
+            self._history.cut(self._size + 1)
         self._now_ms = mark.at_ms
         return self._expire()
 

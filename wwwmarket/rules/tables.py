@@ -30,8 +30,9 @@ from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.domain.records import Genesis, Origin, Parameters
 from wwwmarket.domain.standing import Standing
-from wwwmarket.rules.commitment import Commitment
+from wwwmarket.rules.commitment import BucketProof, Commitment
 from wwwmarket.rules.deadlines import Deadlines
+from wwwmarket.rules.history import History
 
 _Table: TypeAlias = Literal["account", "chain", "offer", "award", "unbonding", "keys", "tab", "standing"]
 
@@ -48,9 +49,12 @@ class ChainHead(NamedTuple):
 
 
 class Tables:
-    """Implements ``domain.book.Book``. Written by ``rules.state`` alone."""
+    """Implements ``domain.book.Book``. Written by ``rules.state`` alone.
 
-    def __init__(self) -> None:
+    ``proves``: balances can be proven at the latest marks. Who only replays keeps nothing for that.
+    """
+
+    def __init__(self, *, proves: bool = False) -> None:
         self._genesis: Genesis | None = None
         self._genesis_digest: Digest | None = None
         self._granted_micro: MicroCredits = 0
@@ -73,7 +77,8 @@ class Tables:
         self._unbondings_due = Deadlines()
         self._offers_due = Deadlines()
         self._awards_due = Deadlines()
-        self._commitment = Commitment()
+        self._commitment = Commitment(remembers=proves)
+        self._history = History(self._commitment) if proves else None
         self._unhashed: set[tuple[_Table, str]] = set()
         self._governance_unhashed = False
 
@@ -213,6 +218,16 @@ class Tables:
             self._governance_unhashed = False
         return self._commitment.root()
 
+    @property
+    def history(self) -> History:
+        """What this state was at its latest marks."""
+        assert self._history is not None, "a state that proves"
+        return self._history
+
+    def prove_balance(self, account: AccountId, size: Count) -> tuple[Account | None, BucketProof]:
+        """What the account had before the mark that ends a log of ``size`` entries. Raises as ``History.prove``."""
+        return self.history.prove(account, self._accounts, size)
+
     def _write_genesis(self, genesis: Genesis, entry: EntryId) -> None:
         self._genesis = genesis
         self._anchor = entry
@@ -250,6 +265,8 @@ class Tables:
 
     def _write_account(self, account: AccountId, value: Account) -> int:
         before = self.account(account)
+        if self._history is not None:
+            self._history.wrote(account, before)
         assert min(value.available_micro, value.locked_micro, value.bonded_micro) >= 0, "no account owes"
         if value == EMPTY:
             self._accounts.pop(account, None)

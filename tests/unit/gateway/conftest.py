@@ -13,7 +13,7 @@ from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import KeyPair, open_entry, sign, verify_certified
 from wwwmarket.domain.book import Account, Governance, ListedOffer
 from wwwmarket.domain.committee import Committee
-from wwwmarket.domain.errors import InsufficientCredit, NotFound, Refusal, Unauthorised
+from wwwmarket.domain.errors import InsufficientCredit, NotFound, Refusal, Unauthorised, Unavailable
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import Prices, Slo, Usage
 from wwwmarket.domain.records import Ask, Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise
@@ -335,6 +335,16 @@ class ScriptedMarket:
         if path not in {"tile/0/000", "tile/0/001.p/5", "tile/entries/000"}:
             raise NotFound("the latest checkpoint has no such tile")
         return b"\x01" * 32
+
+    async def entry_proof(self, index):
+        if index >= 4:
+            raise NotFound("there is no such entry")
+        return b"c2sp.org/tlog-proof@v1\nindex %d\n\n" % index + await self.checkpoint()
+
+    async def account_proof(self, account):
+        if account != CLIENT.account:
+            raise Unavailable("no final checkpoint yet", retry_after_ms=1_000)
+        return b"c2sp.org/tlog-proof@v1\nindex 3\n\n" + await self.checkpoint()
 
     def _found(self, award):
         if award not in self.awards:

@@ -13,11 +13,12 @@ rows = st.tuples(st.sampled_from(["account", "offer"]), st.sampled_from("abcdefg
 
 
 def model_root(table: dict[tuple[str, str], int]) -> str:
-    """RFC 6962, section 2.1, over the buckets, each being its rows' digests in ascending order."""
+    """RFC 6962, section 2.1, over the buckets, each being its rows' names and digests in ascending order."""
     buckets = [[] for _ in range(BUCKETS)]
     for (kind, key), value in table.items():
-        place = int.from_bytes(sha256(f"{kind}/{key}".encode()).digest()[:2], "big") % BUCKETS
-        buckets[place].append(bytes.fromhex(tagged(f"state-{kind}/v1", canonical.encode([key, value]))))
+        name = sha256(f"{kind}/{key}".encode()).digest()
+        place = int.from_bytes(name[:2], "big") % BUCKETS
+        buckets[place].append(name + bytes.fromhex(tagged(f"state-{kind}/v1", canonical.encode([key, value]))))
     level = [sha256(b"\x00" + b"".join(sorted(bucket))).digest() for bucket in buckets]
     while len(level) > 1:
         level = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level), 2)]
