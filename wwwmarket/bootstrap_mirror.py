@@ -11,14 +11,14 @@ import msgspec
 
 from wwwmarket.adapters.evidence_files import EvidenceFolder
 from wwwmarket.adapters.keystore import KeyStore, write_new
-from wwwmarket.adapters.log_http import HttpFiles, find_prefix
-from wwwmarket.adapters.storage import SqlStore
+from wwwmarket.adapters.log_http import AnyFiles, HttpFiles, find_prefixes
+from wwwmarket.adapters.storage import SqlStore, Witness
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto.derivation import child
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.committee import Member
-from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Unavailable
+from wwwmarket.domain.errors import Conflict, Malformed, NotFound
 from wwwmarket.gateway.mirror import CONFIG, create_mirror_app
 from wwwmarket.gateway.server import Server
 from wwwmarket.ledger.note import Cosigner, VerifierKey, parse_verifier_key
@@ -31,15 +31,21 @@ _COSIGNER: Final = "cosigner"
 """A key of its own, since a cosigner's key signs nothing else (C2SP tlog-cosignature); the same backup restores it."""
 _MEMBER: Final = "member.json"
 _LOG: Final = "log.vkey"
+_SIGNED: Final = "cosigned"
+"""Names the file ``cosigned.promised``, which outlives the database: it tells when what was signed is lost."""
 _DEFAULT: Final = MirrorConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorSettings:
-    """``log`` is the address of the log's node; ``vkey`` pins its key, which else is believed at the first start."""
+    """``log`` is the address of the log's node, or several with commas between them; ``vkey`` pins its key, which else
+    is believed at the first start.
+    """
 
     data: Path
     log: str
+    store: str | None = None
+    """Address of its database; None: a file of SQLite in ``data``."""
     vkey: str | None = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -106,16 +112,29 @@ async def open_mirror(settings: MirrorSettings) -> AsyncIterator[RunningMirror]:
         Refusal: whatever keeps it from starting, with what to do about it.
     """
     async with contextlib.AsyncExitStack() as stack:
-        store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{settings.data / 'mirror.db'}")
+        url = settings.store or f"sqlite:///{settings.data / 'mirror.db'}"
+        store = await asyncio.to_thread(SqlStore.open, url)
         stack.push_async_callback(store.close)
         key = mirror_key(settings.data, settings.passphrase, create=True)
         name = settings.name or _name_of(settings.data, key)
-        prefix, log = await _pin_log(settings)
-        files = HttpFiles(prefix)
-        stack.push_async_callback(files.close)
+        prefixes, log = await _pin_log(settings)
+        servers = [HttpFiles(prefix) for prefix in prefixes]
+        for each in servers:
+            stack.push_async_callback(each.close)
+        signed = Witness.open(settings.data / _SIGNED)
+        stack.callback(signed.close)
         mirror = Mirror(log, Cosigner(name, child(key, _COSIGNER)), Registry.load(), settings.config)
         evidence = EvidenceFolder(settings.data / "evidence")
-        mirroring = Mirroring(mirror, files, store.ledger, store.records, SystemClock(), settings.config, evidence.keep)
+        mirroring = Mirroring(
+            mirror,
+            AnyFiles(servers),
+            store.ledger,
+            store.records,
+            SystemClock(),
+            settings.config,
+            evidence.keep,
+            signed,
+        )
         await mirroring.start()
         working = asyncio.create_task(mirroring.run())
         stack.push_async_callback(_stop, working)
@@ -141,27 +160,24 @@ def _url_of(data: Path, door: str) -> str:
         return door
 
 
-async def _pin_log(settings: MirrorSettings) -> tuple[str, VerifierKey]:
-    """The log under the key of the first start, for ever.
+async def _pin_log(settings: MirrorSettings) -> tuple[tuple[str, ...], VerifierKey]:
+    """Where the log's files are; the log is the one under the key of the first start, for ever.
 
     Raises:
         Conflict: the log there has another key.
+        Unavailable: nobody answers, and the key is not known yet.
     """
     pinned = settings.data / _LOG
-    try:
-        prefix, text = await find_prefix(settings.log)
-    except Unavailable:
-        if not pinned.exists():
-            raise
-        prefix, text = f"{settings.log.rstrip('/')}/ledger", pinned.read_text().strip()
-    expected = settings.vkey or (pinned.read_text().strip() if pinned.exists() else text)
+    known = pinned.read_text().strip() if pinned.exists() else None
+    prefixes, text = await find_prefixes(settings.log, known or settings.vkey)
+    expected = settings.vkey or known or text
     if text != expected:
         raise Conflict(f"the log at {settings.log} has the key {text}, and this mirror is of {expected}")
-    if not pinned.exists():
+    if known is None:
         write_new(pinned, f"{text}\n".encode())
-    elif pinned.read_text().strip() != text:
+    elif known != text:
         raise Conflict(f"{settings.data} holds another log: give each log's mirror a folder of its own")
-    return prefix, parse_verifier_key(text)
+    return prefixes, parse_verifier_key(text)
 
 
 async def _stop(working: asyncio.Task[None]) -> None:

@@ -4,12 +4,14 @@ No redirects, proxies, cookies or decompression: what comes back is what was ser
 """
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
-from wwwmarket.domain.errors import NotFound, TooLarge, Unavailable
+from wwwmarket.domain.errors import Conflict, NotFound, Refusal, TooLarge, Unavailable
+from wwwmarket.ports.log_files import LogFiles
 from wwwmarket.ports.mirrors import MirrorAnswer
 
 CONNECT_TIMEOUT_S: Final = 3.0
@@ -60,6 +62,32 @@ class HttpFiles:
         await self._session.close()
 
 
+class AnyFiles:
+    """Implements ``ports.log_files.LogFiles`` by several servers of one log: the one that answered last is asked first.
+
+    What comes back is judged by whoever reads it, so it does not matter whose it is.
+    """
+
+    def __init__(self, servers: Sequence[LogFiles]) -> None:
+        assert servers, "a log is served by somebody"
+        self._servers: Final = tuple(servers)
+        self._first = 0
+
+    async def read(self, path: str, *, bytes_max: int) -> bytes:
+        """Raises what the last one raised; NotFound only where all that answer have no such file."""
+        refused: list[Refusal] = []
+        for turn in range(len(self._servers)):
+            place = (self._first + turn) % len(self._servers)
+            try:
+                content = await self._servers[place].read(path, bytes_max=bytes_max)
+            except (NotFound, Unavailable) as refusal:
+                refused.append(refusal)
+            else:
+                self._first = place
+                return content
+        raise next((each for each in refused if isinstance(each, Unavailable)), refused[-1])
+
+
 class HttpMirrors:
     """Implements ``ports.mirrors.Mirrors``; made where an event loop runs."""
 
@@ -88,6 +116,37 @@ async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes:
         if len(content) > bytes_max:
             raise TooLarge(f"{response.url} has more than {bytes_max} bytes")
     return bytes(content)
+
+
+async def find_prefixes(addresses: str, default: str | None = None) -> tuple[tuple[str, ...], str]:
+    """Where the files of a log are, at each of several addresses with commas between them, and its verifier key's text.
+
+    One that does not answer now is taken to be a node's gateway, as long as another does or the key is known by
+    ``default``.
+
+    Raises:
+        NotFound: what answers has no key.
+        Unavailable: nobody answers, and the key is not known.
+        Conflict: they have different keys.
+    """
+    prefixes: list[str] = []
+    keys: dict[str, str] = {}
+    refused: Unavailable | None = None
+    for each in addresses.split(","):
+        address = each.strip()
+        try:
+            prefix, found = await find_prefix(address)
+            keys[found] = address
+        except Unavailable as refusal:
+            prefix, refused = f"{address.rstrip('/').removesuffix('/v1').removesuffix('/ledger')}/ledger", refusal
+        prefixes.append(prefix)
+    if len(keys) > 1:
+        raise Conflict(f"{' and '.join(keys.values())} have different keys: they are not of one log")
+    key = next(iter(keys), default)
+    if key is None:
+        assert refused is not None, "who answers has a key"
+        raise refused
+    return tuple(prefixes), key
 
 
 async def find_prefix(address: str) -> tuple[str, str]:

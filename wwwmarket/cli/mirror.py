@@ -81,11 +81,14 @@ def init(
 @app.command(help=_RUN)
 def run(  # noqa: PLR0913 - each is a choice about the mirror
     *,
-    log: Annotated[str, option("--log", "Address of the market's node.", metavar="URL")],
+    log: Annotated[str, option("--log", "Address of the market's node; several with commas.", metavar="URL")],
     data: MirrorData = None,
     listen: Annotated[
         str, option("--listen", "Where it takes checkpoints; port 0 takes a free one.", metavar="HOST:PORT")
     ] = f"127.0.0.1:{PORT}",
+    store: Annotated[
+        str | None, option("--store", "Its database: sqlite:/// or postgresql+psycopg://.", metavar="URL")
+    ] = None,
     vkey: Annotated[str | None, option("--vkey", "The log's verifier key, to believe nobody.", metavar="KEY")] = None,
     name: MirrorName = None,
     url: Annotated[str | None, option("--url", "Where others reach it, if not where it listens.")] = None,
@@ -103,6 +106,7 @@ def run(  # noqa: PLR0913 - each is a choice about the mirror
     settings = MirrorSettings(
         data=where,
         log=log,
+        store=store,
         vkey=vkey,
         host=host.strip("[]"),
         port=int(port),

@@ -33,6 +33,18 @@ def router(service: Service, schemas: Schemas) -> APIRouter:
         )
 
     @doors.get(
+        "/final",
+        response_class=PlainTextResponse,
+        responses=schemas.answers_as("text/plain", text, "The latest final checkpoint, with its quorum's cosignatures"),
+    )
+    async def final() -> Response:
+        return Response(
+            service.final_checkpoint(),
+            media_type="text/plain; charset=utf-8",
+            headers={"cache-control": "no-cache"},
+        )
+
+    @doors.get(
         "/tile/{path:path}",
         response_class=Response,
         responses=schemas.answers_as("application/octet-stream", text, "A tile of hashes, or a bundle of entries"),

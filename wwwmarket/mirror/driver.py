@@ -1,20 +1,27 @@
-"""Runs a mirror: events in, effects performed. It writes before it lets the machine sign."""
+"""Runs a mirror: events in, effects performed. It writes before it lets the machine sign.
+
+A mirror whose database lost its end might sign another tree than the one that it has forgotten. Such a loss is known at
+the start, by a word that is kept beside the database. The mirror then signs nothing until a quorum of its committee has
+made final as many entries as it may have signed: no other tree of that size can become final any more.
+"""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.errors import Malformed, NotFound, Refusal, TooLarge, Unavailable
+from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Refusal, TooLarge, Unavailable
 from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.ledger.bundles import encode_bundle
+from wwwmarket.ledger.checkpoint import open_checkpoint
 from wwwmarket.ledger.evidence import name_of
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.note import NOTE_BYTES_MAX, VerifierKey
 from wwwmarket.ledger.proofs import Proof
+from wwwmarket.ledger.quorum import check_quorum, cosigner_keys
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
 from wwwmarket.ledger.witness import CosignRequest, parse_request
 from wwwmarket.mirror.accusing import make_evidence, nodes_for, size_of
@@ -53,6 +60,17 @@ KeepEvidence = Callable[[str, bytes], object]
 """Writes evidence under a name, once."""
 
 
+class Signed(Protocol):
+    """How many entries this mirror has cosigned, kept beside its database. It never goes down."""
+
+    @property
+    def size(self) -> int: ...
+
+    def saw(self, size: int) -> None:
+        """So many are about to be cosigned."""
+        ...
+
+
 class Mirroring:
     """Implements ``mirror.service.MirrorService``, where what the door asks is described."""
 
@@ -65,6 +83,7 @@ class Mirroring:
         clock: Clock,
         config: MirrorConfig,
         keep: KeepEvidence,
+        signed: Signed,
     ) -> None:
         self.mirror: Final = mirror
         self._files = files
@@ -73,6 +92,9 @@ class Mirroring:
         self._clock = clock
         self._config = config
         self._keep = keep
+        self._signed = signed
+        self._forgotten = 0
+        """So many entries may have been cosigned by this mirror, and are here no more."""
         self._calls: dict[int, asyncio.Future[Cosigned | Refused]] = {}
         self._next_call = 0
         self._writes: asyncio.Queue[Persist] = asyncio.Queue()
@@ -81,16 +103,43 @@ class Mirroring:
         self._asked_ms = clock.monotonic_ms()
 
     async def start(self) -> None:
-        """Replay what is stored. Raises a Refusal where that does not follow."""
+        """Replay what is stored.
+
+        Raises:
+            Refusal: that does not follow.
+            Conflict: all of it is lost, and with it the committee by whose word the mirror could find back.
+        """
         kept = await self._ledger.checkpoint()
         size = 0
         while leaves := await self._ledger.read(size, size + _REPLAY_ENTRIES):
             self.mirror.replay(leaves, kept, self._clock.now_ms())
             size += len(leaves)
         self.mirror.check_replayed(kept)
+        self._notice_loss(max(self._signed.size, await self._ledger.promised()))
         pending = await self._records.read(PENDING, PENDING)
         if pending is not None:
             self.mirror.remember(pending)
+
+    def _notice_loss(self, signed: int) -> None:
+        size = self.mirror.size
+        if size >= signed:
+            return
+        if not size:
+            raise Conflict(
+                f"this mirror has signed up to {signed} entries, and its database holds none of them: restore the "
+                "database, or have the committee elect a new mirror with a key of its own; one that forgot what it "
+                "signed must not sign again"
+            )
+        self._forgotten = signed
+        _log.warning(
+            "the database ends at %d entries of %d: its end was lost. It is read again, and this mirror signs when a "
+            "quorum of its committee has made as many entries final",
+            *(size, signed),
+        )
+
+    @property
+    def _recovering(self) -> bool:
+        return self.mirror.size < self._forgotten
 
     async def run(self) -> None:
         """Works until cancelled. Raises what keeps it from writing: then it signs no more."""
@@ -110,6 +159,9 @@ class Mirroring:
             raise
         except Malformed as refusal:
             return Refused(reason="malformed", message=refusal.message, size=self.mirror.cosigned_size)
+        if self._recovering:
+            message = f"this mirror lost what it signed, and waits until {self._forgotten} entries are final"
+            return Refused(reason="unavailable", message=message, size=self.mirror.cosigned_size)
         call, self._next_call = self._next_call, self._next_call + 1
         answer: asyncio.Future[Cosigned | Refused] = asyncio.get_running_loop().create_future()
         self._calls[call] = answer
@@ -238,6 +290,7 @@ class Mirroring:
             persist = await self._writes.get()
             await self._write(persist)
             if persist.covered is not None:
+                self._signed.saw(persist.covered.size)
                 self._handle(Persisted(size=persist.covered.size, now_ms=self._clock.now_ms()))
 
     async def _write(self, persist: Persist) -> None:
@@ -259,9 +312,27 @@ class Mirroring:
                 continue
             self._asked_ms = self._clock.monotonic_ms()
             try:
-                note = await self._files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
+                note = await (self._read_final() if self._recovering else self._read_checkpoint())
             except Refusal as refusal:
                 _log.debug("the log's checkpoint cannot be read: %s", refusal.message)
                 continue
             request = CosignRequest(old=0, proof=Proof(()), note=note)
             self._handle(CheckpointOffered(call=None, request=request, now_ms=self._clock.now_ms()))
+
+    async def _read_checkpoint(self) -> bytes:
+        return await self._files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
+
+    async def _read_final(self) -> bytes:
+        """A checkpoint that a quorum of the committee which this mirror still knows has cosigned.
+
+        Raises:
+            Unauthorised: none has.
+            Unavailable: it is of fewer entries than this mirror may have signed.
+        """
+        note = await self._files.read("final", bytes_max=NOTE_BYTES_MAX)
+        committee = self.mirror.state.governance.committee
+        opened = open_checkpoint(note, self.mirror.log, cosigner_keys(committee))
+        check_quorum(opened, committee)
+        if opened.checkpoint.size < self._forgotten:
+            raise Unavailable(f"{opened.checkpoint.size} entries are final", retry_after_ms=self._config.quiet_ms)
+        return note

@@ -139,6 +139,11 @@ class Mirror:
         return self._cosigned.size
 
     @property
+    def size(self) -> int:
+        """Entries that are here, cosigned or not."""
+        return self._tiler.size
+
+    @property
     def condemned(self) -> str | None:
         """Why this log is cosigned no more."""
         return self._condemned

@@ -45,6 +45,7 @@ from wwwmarket.node.tokenizing import ask_around, request_of
 
 _AUCTIONS_KEPT_MAX: Final = 1_024
 """Auctions whose client signs for itself, until it does."""
+_FINAL_SOON_MS: Final = 1_000
 
 
 class Answers:
@@ -342,6 +343,14 @@ class Answers:
         latest, final = replica.checkpoint, replica.final
         # The same tree with the cosignatures that made it final, as soon as it is.
         return latest.note if final is None or final.checkpoint != latest.checkpoint else final.note
+
+    def final_checkpoint(self) -> bytes:
+        replica = self._node.replica
+        if replica.final is not None:
+            return replica.final.note
+        if not replica.judges.members:
+            raise NotFound("this market has no committee that could make a checkpoint final")
+        raise Unavailable("no checkpoint is final yet", retry_after_ms=_FINAL_SOON_MS)
 
     async def tile(self, path: str) -> bytes:
         size = self._node.replica.checkpoint.checkpoint.size

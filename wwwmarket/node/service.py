@@ -322,6 +322,12 @@ class Service(Protocol):
         """The latest checkpoint, a C2SP signed note. Raises Unavailable until there is one."""
         ...
 
+    def final_checkpoint(self) -> bytes:
+        """The latest checkpoint that is final, with the cosignatures that make it so. Raises Unavailable until there is
+        one; NotFound where no committee could make it.
+        """
+        ...
+
     async def tile(self, path: str) -> bytes:
         """The bytes of ``tile/…`` (C2SP tlog-tiles), hash tiles and entry bundles, full and partial.
 

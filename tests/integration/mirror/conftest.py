@@ -51,26 +51,47 @@ class Published:
 
 
 class Stopped:
-    """A clock that stands still, so that nothing happens but what is asked for."""
+    """A clock that stands still until it is moved, so that nothing happens but what is asked for."""
 
     def __init__(self, now_ms: int) -> None:
         self._now_ms = now_ms
+        self._gone_ms = 0.0
+        self._moved = asyncio.Condition()
 
     def now_ms(self) -> int:
         return self._now_ms
 
     def monotonic_ms(self) -> float:
-        return 0.0
+        return self._gone_ms
 
-    async def sleep_until_ms(self, _at_ms: float) -> None:
-        await asyncio.Event().wait()
+    async def sleep_until_ms(self, at_ms: float) -> None:
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._gone_ms >= at_ms)
+
+    async def move(self, by_ms: float) -> None:
+        self._gone_ms += by_ms
+        async with self._moved:
+            self._moved.notify_all()
+
+
+class Kept:
+    """Implements ``mirror.driver.Signed`` for several lives."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def saw(self, size: int) -> None:
+        self.size = max(self.size, size)
 
 
 class Site:
     """One life of a mirror: its door, and the log that it reads."""
 
-    def __init__(self, published: Published, mirroring: Mirroring, door: str, evidence: dict[str, object]) -> None:
+    def __init__(
+        self, published: Published, mirroring: Mirroring, door: str, evidence: dict[str, object], clock: Stopped
+    ) -> None:
         self.published, self.mirroring, self.door, self.evidence = published, mirroring, door, evidence
+        self.clock = clock
         self.http = httpx.AsyncClient(base_url=door, trust_env=False)
 
     @property
@@ -91,14 +112,20 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def open_site(
-    url: str, log: LyingLog, *, config: MirrorConfig = CONFIG, limits: GatewayConfig | None = None
+    url: str,
+    log: LyingLog,
+    *,
+    config: MirrorConfig = CONFIG,
+    limits: GatewayConfig | None = None,
+    signed: Kept | None = None,
 ) -> AsyncIterator[Site]:
     """Raises a Refusal where what is stored does not follow."""
     limits = limits or replace(CONFIG_OF_DOOR, shutdown_timeout_s=1)
     store = SqlStore.open(url)
     published, evidence = Published(log), {}
     mirror = Mirror(log.signer.verifier, Cosigner(NAME, key(NAME)), REGISTRY, config)
-    mirroring = Mirroring(mirror, published, store.ledger, store.records, Stopped(NOW), config, evidence.setdefault)
+    clock, signed = Stopped(NOW), signed or Kept()
+    mirroring = Mirroring(mirror, published, store.ledger, store.records, clock, config, evidence.setdefault, signed)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
         await mirroring.start()
@@ -107,7 +134,7 @@ async def open_site(
         server = Server(create_mirror_app(mirroring, config=limits), "127.0.0.1", 0, config=limits)
         port = await server.start()
         stack.push_async_callback(server.stop)
-        site = Site(published, mirroring, f"http://127.0.0.1:{port}", evidence)
+        site = Site(published, mirroring, f"http://127.0.0.1:{port}", evidence, clock)
         stack.push_async_callback(site.http.aclose)
         yield site
 

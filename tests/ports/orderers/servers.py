@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 PATIENCE_S: Final = 30
 POSTGRES: Final = next(
@@ -85,13 +85,22 @@ class Postgres:
         shutil.rmtree(self._folder)
 
 
-class Etcd:
-    """Members of one etcd, each of which can be killed and started again."""
+class Place(NamedTuple):
+    """Where a server runs: its address there, and what its command line begins with."""
 
-    def __init__(self, members: int) -> None:
+    address: str
+    inside: tuple[str, ...] = ()
+
+
+class Etcd:
+    """Members of one etcd, each of which can be killed and started again; on this host unless ``places`` are given."""
+
+    def __init__(self, members: int, places: Sequence[Place] = ()) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="wwwmarket-etcd-"))
         ports = free_ports(2 * members)
-        self._clients, self._peers = ports[:members], ports[members:]
+        self._places = places or [Place("127.0.0.1")] * members
+        self._clients = [f"{place.address}:{port}" for place, port in zip(self._places, ports[:members], strict=True)]
+        self._peers = [f"{place.address}:{port}" for place, port in zip(self._places, ports[members:], strict=True)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * members
         for member in range(members):
             self._launch(member)
@@ -100,12 +109,19 @@ class Etcd:
 
     @property
     def address(self) -> str:
-        return "etcd://" + ",".join(f"127.0.0.1:{port}" for port in self._clients)
+        return "etcd://" + ",".join(self._clients)
 
     def _launch(self, member: int) -> None:
-        client, peer = (f"http://127.0.0.1:{ports[member]}" for ports in (self._clients, self._peers))
-        cluster = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(self._peers))
-        command = [ETCD, "--name", f"m{member}", "--data-dir", str(self._folder / f"m{member}")]
+        client, peer = (f"http://{addresses[member]}" for addresses in (self._clients, self._peers))
+        cluster = ",".join(f"m{number}=http://{address}" for number, address in enumerate(self._peers))
+        command = [
+            *self._places[member].inside,
+            ETCD,
+            "--name",
+            f"m{member}",
+            "--data-dir",
+            str(self._folder / f"m{member}"),
+        ]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", cluster, "--initial-cluster-state", "new"]
@@ -114,7 +130,7 @@ class Etcd:
 
     def _healthy(self, member: int) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._clients[member]}/health", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://{self._clients[member]}/health", timeout=1) as answer:
                 return b'"true"' in answer.read()
         except OSError:
             return False

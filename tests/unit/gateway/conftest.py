@@ -331,6 +331,9 @@ class ScriptedMarket:
     async def checkpoint(self):
         return b"test/log\n4\nAAAA\n\n- test/log AAAA\n"
 
+    def final_checkpoint(self):
+        return b"test/log\n3\nAAAA\n\n- test/log AAAA\n- mirror.example AAAA\n"
+
     async def tile(self, path):
         if path not in {"tile/0/000", "tile/0/001.p/5", "tile/entries/000"}:
             raise NotFound("the latest checkpoint has no such tile")

@@ -208,3 +208,5 @@ async def test_the_ledger_is_served_as_static_files(doors):
     assert "immutable" in full.headers["cache-control"]
     assert "immutable" not in part.headers["cache-control"]
     assert (await doors.get("/ledger/vkey")).text == "test/log+00000000+AA==\n"
+    final = await doors.get("/ledger/final")
+    assert (final.text.count("\n- "), final.headers["cache-control"]) == (2, "no-cache")

@@ -3,19 +3,16 @@
 import logging
 import sqlite3
 from pathlib import Path
-from typing import Final
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect
 
 from wwwmarket.adapters.storage import SqlStore, engine, schema
 from wwwmarket.adapters.storage.tables import metadata
 from wwwmarket.domain.errors import Conflict
-from wwwmarket.domain.identity import EntryId
-from wwwmarket.ports.store import Change
 
 
 def run(url: str, revision: str, direction=command.upgrade) -> None:
@@ -56,48 +53,6 @@ def test_the_migrations_go_down_and_up_again(any_url: str) -> None:
     assert tables(any_url) == {"alembic_version"}
     run(any_url, "head")
     assert differences(any_url) == []
-
-
-LEAVES: Final = [b"\x00leaf", b"\xff" * 65_535]
-RELEASED: Final = (
-    ("INSERT INTO entries VALUES (:a, :b, :c)", [(0, bytes(32), LEAVES[0]), (1, b"\x01" * 32, LEAVES[1])]),
-    ("INSERT INTO tiles VALUES (:a, :b, :c)", [(0, 0, bytes(8_192))]),
-    ("INSERT INTO checkpoints VALUES (:a, :b)", [(2, b"note")]),
-    (
-        "INSERT INTO records (kind, key, body) VALUES (:a, :b, :c)",
-        [("award", "b", b"1"), ("award", "a", b""), ("outbox", "b", b"2")],
-    ),
-)
-"""Rows as the first release wrote them, under revision 0001."""
-
-
-async def test_what_the_first_release_wrote_is_read_by_this_one(any_url: str) -> None:
-    """Opening brings the schema up to date and keeps every row, and so does every step down and up again."""
-    run(any_url, "0001")
-    opened = engine.connect(engine.parse(any_url), readers=1)
-    with opened.connect().execution_options(writes=True) as connection, connection.begin():
-        for statement, rows in RELEASED:
-            connection.execute(text(statement), [dict(zip("abc", row, strict=False)) for row in rows])
-    opened.dispose()
-    await holds_what_was_released(any_url, 0)
-    run(any_url, "0001", command.downgrade)
-    await holds_what_was_released(any_url, 1)
-
-
-async def holds_what_was_released(url: str, turn: int) -> None:
-    store = SqlStore.open(url)
-    try:
-        assert await store.ledger.read(0, 2) == LEAVES
-        assert await store.ledger.index_of(EntryId("01" * 32)) == 1
-        assert await store.ledger.checkpoint() == b"note"
-        assert await store.ledger.tile(0, 0) == bytes(8_192)
-        assert (await store.records.scan("award"))[:2] == [("b", b"1"), ("a", b"")]
-        assert await store.records.read("outbox", "b") == b"2"
-        await store.ledger.append(2 + turn, [b"new"], [EntryId(f"{turn:02x}" * 31 + "77")])
-        await store.records.write([Change(kind="award", key=f"new-{turn}", body=b"3")])
-        assert [key for key, _ in await store.records.scan("award")][2 + turn :] == [f"new-{turn}"]
-    finally:
-        await store.close()
 
 
 async def test_a_database_of_newer_code_is_refused(url: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The node's end of every connection: who is let in, who is dialled, and which connection carries what."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final, Self
@@ -156,6 +157,7 @@ class IrohTransport:
         if self._closed:
             return
         self._closed = True
+        self._advertised = self._advertised or self._own_sockets()
         await self._reception.close()
         tasks = [*self._tasks, *self._dials.values()]
         for task in tasks:
@@ -165,6 +167,11 @@ class IrohTransport:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._endpoint.close()
+        # iroh frees its sockets when the last of its objects is dropped, and links and their tasks refer to each other:
+        # without this, a node that begins anew in the same process finds its own port taken.
+        del self._endpoint
+        await asyncio.sleep(0)
+        gc.collect()
 
     def _check_size(self, message: bytes) -> None:
         if len(message) > self._limits.frame_bytes_max:
