@@ -1,5 +1,6 @@
 """``add-checkpoint`` and the files of a mirror, as C2SP tlog-witness, tlog-tiles and tlog-mirror have them, over HTTP."""
 
+import asyncio
 from base64 import b64encode
 from hashlib import sha256
 
@@ -73,6 +74,9 @@ async def test_409_is_the_answer_to_another_tree_of_the_same_size(site: Site) ->
     other.mark(NOW + 2)
     answer = await site.offer(size, (), other.note())
     assert (answer.status_code, answer.content) == (409, f"{size}\n".encode())
+    async with asyncio.timeout(10):
+        while not site.evidence:  # noqa: ASYNC110 - it is written beside the answer, and tells nobody
+            await asyncio.sleep(0.01)
     assert len(site.evidence) == 1
 
 
