@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,10 +113,12 @@ class Replay:
             elapsed_ms = round((time.monotonic() - due_s) * 1_000)
             headers = headers_of(request, node, self._setup.time_value_micro_per_s, elapsed_ms)
             if headers is None:
-                outcome.failed = "its time has passed"
+                outcome.failed = f"its time has passed; before: {outcome.failed}"
                 break
             outcome.tries += 1
             status = await self._ask(node, body, headers, outcome, due_s)
+            if outcome.whole_s is not None:
+                outcome.failed = None
             if status == 503 and outcome.tries <= RETRIES:
                 await asyncio.sleep(RETRY_AFTER_US / 1e6)
             elif outcome.whole_s is None:
@@ -196,6 +199,8 @@ class Comparison:
     generator_late_s: float
     """The 99th percentile of how late the load generator was: what the machine's other work did to this one."""
     cpu_ms_per_request: dict[str, float]
+    failures: dict[str, int]
+    """Live refusals and errors in words, and how many of each."""
 
     def mean(self, name: str) -> float:
         return statistics.mean(getattr(side, name) for side in self.simulated)
@@ -224,6 +229,7 @@ def compare(options: argparse.Namespace) -> Comparison:
         requests=len(built.requests),
         span_s=built.requests[-1].at_us / 1e6,
         generator_late_s=late[int(0.99 * len(late))],
+        failures=dict(Counter(one.failed for one in outcomes if one.failed is not None).most_common(8)),
         cpu_ms_per_request={kind: 1_000 * seconds / len(outcomes) for kind, seconds in spent.items()},
     )
 
@@ -235,6 +241,8 @@ def show(found: Comparison) -> None:
         values = [getattr(side, name) for side in found.simulated]
         row = (getattr(found.live, name), statistics.mean(values), min(values), max(values))
         print(f"{name:28}{row[0]:10.2f}{row[1]:12.2f}{row[2]:10.2f}{row[3]:10.2f}")
+    for reason, count in found.failures.items():
+        print(f"{count:4} {reason}")
     spent = ", ".join(f"{kind} {value:.1f}" for kind, value in found.cpu_ms_per_request.items())
     print(f"\nCPU ms a request: {spent}; load generator late by {1_000 * found.generator_late_s:.0f} ms (p99)")
     print(f"agrees within {ATTAINMENT_POINTS:g} points and {MESSAGES_SHARE:.0%} of the messages: {found.agrees}")

@@ -5,6 +5,7 @@ Performs the effects of ``market.offer`` and ``market.settlement``; each executi
 
 import asyncio
 import logging
+from typing import Final
 
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.sealing import Channel
@@ -23,6 +24,7 @@ from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.quantity import Millis
 from wwwmarket.domain.records import Attestation, Award, Inclusion, Offer, Settlement, Signed
 from wwwmarket.market import execution, offer, settlement
+from wwwmarket.market.advance import Advances
 from wwwmarket.node import messages
 from wwwmarket.node.desk import CLAIM, RUNNING, Desk, RunningAward
 from wwwmarket.node.serving import ATTESTED, Serving
@@ -32,6 +34,10 @@ from wwwmarket.ports.transport import Stream
 
 _log = logging.getLogger("wwwmarket.selling")
 
+WAITING_MAX: Final = 64
+"""Awards that wait for the ledger's promise before they get a slot, each with its request in memory."""
+_WAITING_RETRY_MS: Final = 1_000
+
 
 class Selling:
     def __init__(self, desk: Desk) -> None:
@@ -39,6 +45,8 @@ class Selling:
         self._taken: dict[EntryId, Millis] = {}
         self._changed = asyncio.Event()
         self._free = Free()
+        self.advances: Final = Advances()
+        self._waiting = 0
 
     @property
     def desk(self) -> Desk:
@@ -129,15 +137,40 @@ class Selling:
         channel = desk.sealing.channel(opening.gateway_key, "provider")
         self._recognise(entry, award, opening.promise)
         self._taken[entry.id] = award.expires_ms
+        serving = Serving(self, stream, channel, opening, entry.id, award)
         try:
-            self._take(award)
-        except Refusal as refusal:
+            terms = self._take(award)
+            if not serving.promised and not self._in_advance(award, terms):
+                await self._at_the_door(serving, award, terms)
+        except (Exhausted, Stale) as refusal:
             await self._turn_away(stream, channel, entry.id, award, refusal)
         else:
             try:
-                await Serving(self, stream, channel, opening, entry.id, award).run()
+                await serving.run()
             finally:
                 self._changed.set()
+
+    def _in_advance(self, award: Award, terms: Offer) -> bool:
+        """Whether to begin on the signed award alone."""
+        client = award.bid.client
+        return self.advances.may_begin(
+            client,
+            award.locked_micro,
+            available_micro=self._desk.available_micro(client),
+            sequences=terms.capacity.sequences,
+            now_ms=self._desk.clock.now_ms(),
+        )
+
+    async def _at_the_door(self, serving: Serving, award: Award, terms: Offer) -> None:
+        """Wait for the promise without a slot. Raises Exhausted where too many wait, or no slot is free any more."""
+        if self._waiting >= min(WAITING_MAX, terms.capacity.sequences):
+            raise Exhausted("too many awards wait for the ledger's promise", retry_after_ms=_WAITING_RETRY_MS)
+        self._waiting += 1
+        try:
+            await serving.wait()
+        finally:
+            self._waiting -= 1
+        self._take(award)
 
     def _recognise(self, entry: VerifiedEntry, award: Award, promise: Signed[Inclusion] | None) -> None:
         """Whether this is ours to answer at all. Nothing is signed or kept for a stranger without an ask and funds.
@@ -160,13 +193,14 @@ class Selling:
         if desk.available_micro(award.bid.client) < award.locked_micro:
             raise InsufficientCredit("the client cannot lock what this award locks")
 
-    def _take(self, award: Award) -> None:
-        """Raises a Refusal when the award is good, and yet not to be executed here and now."""
+    def _take(self, award: Award) -> Offer:
+        """Its offer. Raises Stale or Exhausted when the award is good, and yet not to be executed here and now."""
         terms = self._desk.seller.offered(award.winner.body.offer)
         if terms is None:
             raise Stale("the offer behind this award is no longer on the market")
         if not self._desk.seller.has_room(terms):
             raise Exhausted("all sequences on offer are busy", retry_after_ms=self._desk.config.auction.hold_ms)
+        return terms
 
     async def _turn_away(
         self, stream: Stream, channel: Channel, award_id: EntryId, award: Award, refusal: Refusal

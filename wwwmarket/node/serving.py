@@ -10,8 +10,11 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.sealing import Channel
+from wwwmarket.crypto.signing import Verified
 from wwwmarket.domain.errors import (
     Malformed,
     Refusal,
@@ -19,8 +22,9 @@ from wwwmarket.domain.errors import (
     Unavailable,
 )
 from wwwmarket.domain.identity import EntryId
-from wwwmarket.domain.records import Award
+from wwwmarket.domain.records import Award, Inclusion
 from wwwmarket.market import execution, offer
+from wwwmarket.market.advance import Advances
 from wwwmarket.node import messages
 from wwwmarket.node.desk import RUNNING, Desk, RunningAward
 from wwwmarket.ports.engine import PATHS, EngineRefused, ResponseFinished, ResponsePiece, ResponseStarted
@@ -43,6 +47,8 @@ class Books(Protocol):
 
     @property
     def desk(self) -> Desk: ...
+    @property
+    def advances(self) -> Advances: ...
     async def claim(self, award_id: EntryId, award: Award, attest: execution.Attest) -> None: ...
     async def receipt(self, given: messages.ReceiptGiven, award_id: EntryId, award: Award) -> None: ...
 
@@ -71,15 +77,42 @@ class Serving:
         self._receipt_seen = asyncio.Event()
         self._piece_due_ms = 0.0
         self._output_tokens: int | None = None
+        self._first: execution.Ordered | None = None
+        self.promised = desk.open_award(award_id) is not None or (
+            opening.promise is not None and self._is_promised(signing.verify(opening.promise))
+        )
+        """Whether the ledger's word was here before the work began."""
         self._machine = execution.Executor(
             desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
         )
 
+    async def wait(self) -> None:
+        """Read the order and wait for the ledger's promise, while nothing is held for it.
+
+        Raises:
+            Malformed: it ended, or something else came.
+            TimeoutError: no promise came in time.
+        """
+        async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
+            self._first = await self._read_order(self._opening.sealed)
+            while not self.promised:
+                frame = await self._stream.receive()
+                said = None if frame is None else messages.read_gateway_frame(frame)
+                if not isinstance(said, messages.Promise):
+                    raise Malformed("this award has to wait for its promise, and something else came")
+                self._opening = replace(self._opening, promise=said.inclusion)
+                self.promised = self._is_promised(signing.verify(said.inclusion))
+
+    def _is_promised(self, inclusion: Verified[Inclusion]) -> bool:
+        return self._desk.ledger.promises(inclusion, self._id)
+
     async def run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             with self._slot():
-                async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
-                    first = await self._read_order(self._opening.sealed)
+                first = self._first
+                if first is None:
+                    async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
+                        first = await self._read_order(self._opening.sealed)
                 await stack.enter_async_context(_background(self._listen()))
                 await self._work(first)
             with contextlib.suppress(TimeoutError, Unavailable):
@@ -91,6 +124,8 @@ class Serving:
     def _slot(self) -> Iterator[None]:
         """One of the sequences on offer, from the award to the attestation."""
         bid = self._award.bid
+        if not self.promised:
+            self._books.advances.begun(self._id, bid.client, self._award.locked_micro)
         self._desk.seller.step(offer.ExecutionStarted(bid=self._award.winner.body.bid))
         self._desk.forecasting.started(
             self._id, input_tokens=bid.input_tokens, output_tokens=bid.expected_output_tokens
@@ -100,6 +135,8 @@ class Serving:
         finally:
             self._desk.forecasting.ended(self._id, self._output_tokens)
             self._desk.seller.step(offer.ExecutionEnded())
+            on_ledger, now_ms = self._desk.open_award(self._id) is not None, self._desk.clock.now_ms()
+            self._books.advances.ended(self._id, on_ledger=on_ledger, now_ms=now_ms)
 
     async def _work(self, first: execution.Ordered) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -164,7 +201,10 @@ class Serving:
         now_ms = self._desk.clock.now_ms()
         match frame:
             case messages.Promise():
-                await self._events.put(execution.Promised(at_ms=now_ms, inclusion=signing.verify(frame.inclusion)))
+                inclusion = signing.verify(frame.inclusion)
+                if self._is_promised(inclusion):
+                    self._books.advances.promised(self._id)
+                await self._events.put(execution.Promised(at_ms=now_ms, inclusion=inclusion))
             case messages.CancelExecution():
                 await self._events.put(execution.CancelAsked(at_ms=now_ms))
             case messages.ReceiptGiven():

@@ -304,6 +304,72 @@ def test_a_gateway_that_stops_reading_holds_no_slot():
     simulate(story, SHORT)
 
 
+async def unsubmitted(gateway: Gateway, place: int, **changes):
+    """An award that nobody will ever submit, at the provider's door."""
+    bid = gateway.bid(issued_ms=town_ms(gateway) + place, **changes)
+    award = gateway.award(bid, await gateway.ask(bid))
+    return await gateway.open_stream(await gateway.open_with(gateway.entry(award)))
+
+
+def town_ms(gateway: Gateway) -> int:
+    return gateway.town.clock.now_ms()
+
+
+def test_a_stranger_with_funds_cannot_hold_a_providers_slots():
+    """Awards that are never submitted hold one of four slots, and none the next time; everybody else is served."""
+
+    async def story(town: Town) -> None:
+        provider, gateway = await at_the_door(town, ENDLESS, sequences=4)
+        selling = provider.node.selling
+        for place in range(4):
+            await unsubmitted(gateway, place)
+        await town.until(lambda: selling.in_flight == 1 and selling._waiting == 3, 1_000)
+        honest = await Gateway.made(town, provider, name="honest")
+        begun_ms = town.clock.monotonic_ms()
+        stream = await honest.open_stream(await honest.opening())
+        for _ in range(2):
+            honest.channel.open(await stream.receive())
+        assert town.clock.monotonic_ms() - begun_ms < 500
+        await honest.send(stream, messages.CancelExecution(award="0" * 64))
+        await town.until(lambda: selling.in_flight == 0 and selling._waiting == 0, 5_000)
+        await unsubmitted(gateway, 9)
+        await town.until(lambda: selling._waiting == 1, 1_000)
+        await asyncio.sleep(0.5)
+        assert selling.in_flight == 0
+        stream = await gateway.open_stream(await gateway.opening())
+        for _ in range(2):
+            gateway.channel.open(await stream.receive())
+        assert selling.in_flight == 1
+        await gateway.send(stream, messages.CancelExecution(award="0" * 64))
+        await town.until(lambda: selling.in_flight == 0, 5_000)
+        await gateway.close()
+        await honest.close()
+
+    simulate(story, SHORT)
+
+
+def test_an_award_that_waited_for_its_promise_is_answered_as_any_other():
+    """While a first advance is out, a second award begins when its promise comes, and is attested and paid."""
+
+    async def story(town: Town) -> None:
+        provider, gateway = await at_the_door(town, sequences=2)
+        await unsubmitted(gateway, 0)
+        await town.until(lambda: provider.node.selling.in_flight == 1, 1_000)
+        second = await Gateway.made(town, provider, name="second")
+        entry = second.entry(second.award(bid := second.bid(), await second.ask(bid)))
+        stream = await second.open_stream(await second.open_with(entry, request=REQUEST))
+        await town.until(lambda: provider.node.selling._waiting == 1, 1_000)
+        await second.send(stream, messages.Promise(inclusion=await second.submit(entry)))
+        given = attestation_in(await second.hear(stream))
+        assert given.attestation.body.outcome == "completed"
+        await town.settled()
+        assert town.available(provider.key.account) > 0
+        await gateway.close()
+        await second.close()
+
+    simulate(story, SHORT)
+
+
 def test_a_receipt_for_anothers_award_changes_nothing():
     """A client's receipt on its own stream that names another's award does not touch that award's claim."""
 
