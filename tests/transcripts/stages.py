@@ -24,7 +24,7 @@ from tests.unit.rules.world import (
 )
 from wwwmarket.crypto.digest import digest, request_digest, response_digest
 from wwwmarket.crypto.signing import Verified, sign
-from wwwmarket.domain.errors import Conflict, InsufficientCredit
+from wwwmarket.domain.errors import Conflict, InsufficientCredit, NotFound
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.model import EngineFingerprint
 from wwwmarket.domain.quantity import Usage
@@ -110,6 +110,7 @@ class BuyerStage:
                 refusal = {
                     "chain": Conflict("the place in the chain is taken", reason="chain"),
                     "credit": InsufficientCredit("too little credit"),
+                    "unlisted": NotFound("the ask's offer is not listed", reason="offer_not_listed"),
                 }[words[2]]
                 return award.AwardRefused(at_ms=now_ms, award=None if words[1] == "-" else name, refusal=refusal)
             case "included":
@@ -162,6 +163,8 @@ class BuyerStage:
                 return f"start {effect.content_type}"
             case award.Deliver():
                 return f"deliver {effect.data.decode()}"
+            case award.Abandon() if effect.disowned is not None:
+                return f"abandon {self.place(effect.award)}, disowned: {counted(effect.disowned.usage)}"
             case award.Cancel() | award.Abandon():
                 return f"{type(effect).__name__.lower()} {self.place(effect.award)}"
             case award.Settle():

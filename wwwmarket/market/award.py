@@ -4,7 +4,7 @@ It promises: one award at a time; the next-best ask when a winner fails before i
 receipt for whatever was delivered; an end for the client in every case. It does not know how bytes are sealed or sent.
 """
 
-from typing import Literal, Protocol, TypeAlias, assert_never
+from typing import Final, Literal, Protocol, TypeAlias, assert_never
 
 from wwwmarket.crypto.digest import ResponseHasher
 from wwwmarket.crypto.signing import Verified
@@ -14,6 +14,8 @@ from wwwmarket.domain.identity import Digest, EntryId
 from wwwmarket.domain.quantity import NO_USAGE, Count, Millis, Usage
 from wwwmarket.domain.records import Ask, Attestation, Award, Bid, Inclusion, Offer, Receipt, Signed
 from wwwmarket.domain.shape import Value
+
+_WORTH_A_RETRY: Final = frozenset({"chain", "offer_not_listed"})
 
 
 class Contender(Value):
@@ -169,9 +171,13 @@ class Cancel(Value):
 
 
 class Abandon(Value):
-    """Drop the execution: nothing more of it is read."""
+    """Drop the execution: nothing more of it is read.
+
+    ``disowned`` is the receipt of nothing that its provider is to have, where it might have sent what never came.
+    """
 
     award: EntryId
+    disowned: Receipt | None = None
 
 
 class Settle(Value):
@@ -308,15 +314,16 @@ class Buyer:
         ]
 
     def _refused(self, event: AwardRefused) -> list[Effect]:
-        """A refusal is the ledger's last word on this money; only a lost place in the chain is worth a retry, and only
-        where this node signs.
+        """A refusal is the ledger's last word on this money. Where this node signs, a lost place in the chain is worth
+        a retry, and an offer that has left the market since it was asked is no reason to leave the next-best unasked.
         """
         dropped: list[Effect] = [] if self._award is None else [Abandon(award=self._award)]
         final = self._arrived or self._adopted or self._client_gone
-        if event.refusal.reason == "chain" and not final and self._contender is not None:
+        if final or self._contender is None or event.refusal.reason not in _WORTH_A_RETRY:
+            return [*dropped, *self._fail(event.refusal)]
+        if event.refusal.reason == "chain":
             self._left.insert(0, self._contender)
-            return [*dropped, *self._try_next(event.at_ms, event.refusal.message)]
-        return [*dropped, *self._fail(event.refusal)]
+        return [*dropped, *self._try_next(event.at_ms, event.refusal.message)]
 
     def _answer_started(self, event: AnswerStarted) -> list[Effect]:
         """Nothing is begun for the client before there is something to give: until then another can be asked."""
@@ -350,11 +357,12 @@ class Buyer:
             self._over = True
             return [settle, self._finish(event.at_ms, said.outcome, receipt.usage)]
         if said.outcome != "failed":
-            return [settle, *self._broken(event.at_ms, f"the provider attested {said.outcome} without an answer")]
+            reason = f"the provider attested {said.outcome} without an answer"
+            return [settle, *self._broken(event.at_ms, reason, settled=True)]
         if event.engine is not None:
             refusal = Refusal("the engine refused the request", reason="engine_refused")
             return [settle, *self._fail(refusal, event.engine)]
-        return [settle, *self._broken(event.at_ms, f"{event.reason}; nothing is charged for it")]
+        return [settle, *self._broken(event.at_ms, f"{event.reason}; nothing is charged for it", settled=True)]
 
     def _receipt(self, at_ms: int, said: Attestation, counted: Usage | None) -> Receipt:
         usage = self._plausible(said.usage, counted or said.usage)
@@ -382,14 +390,29 @@ class Buyer:
             ),
         )
 
-    def _broken(self, at_ms: int, reason: str) -> list[Effect]:
-        """Before the first token the next-best ask is taken; after it the client hears what happened."""
+    def _broken(self, at_ms: int, reason: str, *, settled: bool = False) -> list[Effect]:
+        """Before the first token the next-best ask is taken; after it the client hears what happened.
+
+        A provider that might have sent what never came is told so: nobody pays for the answer of another as well.
+        """
         assert self._award is not None
-        dropped = Abandon(award=self._award)
+        nothing = None if settled or self._client_gone else self._nothing(at_ms, self._award)
+        dropped = Abandon(award=self._award, disowned=nothing)
         if self._client_gone or self._arrived:
             message = f"the provider stopped in the middle of its answer: {reason}"
             return [dropped, *self._fail(Unavailable(message, retry_after_ms=1_000))]
         return [dropped, *self._try_next(at_ms, reason)]
+
+    def _nothing(self, at_ms: int, award: EntryId) -> Receipt:
+        """Nothing that could be used came of this award."""
+        return Receipt(
+            award=award,
+            response_digest=self._hasher.digest(),
+            usage=NO_USAGE,
+            ttft_ms=None,
+            latency_ms=max(0, at_ms - self._begun_ms),
+            verdict="disputed",
+        )
 
     def _overdue(self, event: FirstTokenOverdue) -> list[Effect]:
         """Where nobody else is left to ask, a late answer beats none, for as long as the bid's own objective."""

@@ -5,7 +5,7 @@ A task of its own drives it to its end, also when the client has gone: then what
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,8 +16,8 @@ from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
-from wwwmarket.domain.quantity import Count, MicroCredits, Usage
-from wwwmarket.domain.records import Attestation, Award, Bid, Receipt, Settlement
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
+from wwwmarket.domain.records import Attestation, Award, Bid, NodeAddress, Receipt, Settlement, Signed
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import auction, award
 from wwwmarket.market.recount import Recount
@@ -71,6 +71,7 @@ class Purse:
     keep: Callable[[list[Change]], None]
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
+    disown: Callable[[Signed[Receipt], NodeAddress, Millis], Awaitable[None]]
     lengths: Lengths
     tokenizers: Tokenizers
 
@@ -218,7 +219,7 @@ class Delivery:
             case award.Cancel():
                 self._cancel(effect)
             case award.Abandon():
-                await self._abandon()
+                await self._abandon(effect)
             case award.Settle():
                 await self._settle(effect)
             case award.Finish():
@@ -320,10 +321,22 @@ class Delivery:
         reason = "the provider did not attest a cancelled execution in time"
         self._help(self._later(at_ms, award.ExecutionBroken(at_ms=at_ms, award=effect.award, reason=reason)))
 
-    async def _abandon(self) -> None:
+    async def _abandon(self, effect: award.Abandon) -> None:
         if self._attempt is not None:
             await self._attempt.abandon()
             self._attempt = None
+        if effect.disowned is not None:
+            await self._disown(effect.disowned)
+
+    async def _disown(self, nothing: Receipt) -> None:
+        """In the client's name, where this node signs for it."""
+        assert self._record is not None
+        terms = self._record.award
+        if self._purse.author.signs_for(terms.bid.client):
+            receipt = signing.sign(self._purse.author.key(terms.bid.client), nothing).signed
+            standings = self._decision.decided.standings
+            winner = next(one.candidate for one in standings if one.ask.signed == terms.winner)
+            await self._purse.disown(receipt, winner.listed.offer.address, terms.expires_ms)
 
     async def _settle(self, effect: award.Settle) -> None:
         """A client that signs for itself finds the attestation with its receipt, and settles, or lets the provider."""

@@ -138,7 +138,7 @@ class CancelExecution(Record, tag="cancel/v1"):
 
 
 class ReceiptGiven(Record, tag="receipt-given/v1"):
-    """In an execution's stream, from the gateway, after the attestation."""
+    """From the gateway: in an execution's stream, after the attestation; or by itself, where that stream broke."""
 
     receipt: Signed[Receipt]
 
@@ -160,7 +160,7 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Call: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | ReserveRelay
+Call: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | ReserveRelay | ReceiptGiven
 """What a node's own parts answer; the overlay answers the rest."""
 Request: TypeAlias = Call | overlay.Message
 Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Tokenized | RelayReserved | Refused

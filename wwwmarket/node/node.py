@@ -13,7 +13,7 @@ from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
 from wwwmarket.dispatch.output_length import OutputLengths
-from wwwmarket.domain.book import AwardRow, OfferRow
+from wwwmarket.domain.book import AwardRow, OfferRow, Row
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
@@ -26,6 +26,7 @@ from wwwmarket.node.award_records import Recent
 from wwwmarket.node.budgets import Budgets
 from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse
+from wwwmarket.node.disowning import Disowning
 from wwwmarket.node.finality import Gathering
 from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
 from wwwmarket.node.keys import Keyring
@@ -168,6 +169,7 @@ class Node:
         self.acknowledging = Acknowledging(
             self.world.key, self.world.transport, self.world.clock, self._address_of, self._acknowledged
         )
+        self.disowning = Disowning(self.id, self.world.transport, self.world.records, self.world.clock, self._disowned)
         self.buying = Buying(self._purse())
         self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)
@@ -186,6 +188,7 @@ class Node:
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
         await self.author.resubmit()
+        self._run(self.disowning.run())
         self._run(self.neighbours.run())
         self._be_relayed()
 
@@ -267,6 +270,9 @@ class Node:
         await selling.restore()
         await self.reviewing.restore()
         self._run(self.reviewing.run())
+        await self._answer_disputes(
+            selling, [AwardRow(id=name, value=opened) for name, opened in self.replica.state.awards().items()]
+        )
         for offer, listed in self.replica.state.offers().items():
             if listed.provider == self.world.key.account:
                 selling.listed(offer, listed.offer)
@@ -476,6 +482,7 @@ class Node:
             keep=self._keep,
             recent=self.recent,
             acknowledge=self.acknowledging.acknowledge,
+            disown=self.disowning.disown,
             lengths=self.lengths,
             tokenizers=world.tokenizers,
         )
@@ -503,8 +510,16 @@ class Node:
                 self.reviewing.seen(applied)
             if self.selling is not None:
                 await self.selling.closed(closed)
+                await self._answer_disputes(self.selling, rows)
                 if any(isinstance(one.checked.body, Mark) for one in applied):
                     await self.selling.time_moved(self.replica.state.now_ms)
+
+    async def _answer_disputes(self, selling: Selling, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if not isinstance(row, AwardRow) or row.value is None or row.value.disputed_ms is None:
+                continue
+            if row.value.provider == self.world.key.account:
+                await selling.disputed(row.id, row.value.award)
 
     def _wake(self, closed: Sequence[EntryId]) -> None:
         for award in closed:
@@ -554,6 +569,14 @@ class Node:
                 if self.world.relay_host is None:
                     raise NotFound("this node does not relay")
                 return messages.RelayReserved(reservation=await self.world.relay_host.reserve(peer, request.direct))
+            case messages.ReceiptGiven():
+                return await self._disowned(request)
+
+    async def _disowned(self, given: messages.ReceiptGiven) -> messages.Acknowledged:
+        """Raises NotFound, and as ``Selling.disowned``."""
+        if self.selling is None:
+            raise NotFound("this node sells nothing")
+        return await self.selling.disowned(given)
 
     def _ask(self, peer: NodeId, request: messages.AskRequest) -> messages.Answer:
         """Raises NotFound."""

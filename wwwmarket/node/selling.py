@@ -13,6 +13,7 @@ from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import (
     Conflict,
     Exhausted,
+    Forbidden,
     InsufficientCredit,
     Malformed,
     NotFound,
@@ -234,6 +235,36 @@ class Selling:
             raise Malformed("the receipt is not by this award's client about this award")
         effects = self._desk.claims.step(settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed))
         await self._perform(effects, patience_ms=self._desk.config.record_patience_ms)
+
+    async def disowned(self, given: messages.ReceiptGiven) -> messages.Acknowledged:
+        """The client's word on an execution whose stream broke: we settle with it.
+
+        Raises:
+            NotFound: no such award is open.
+            Forbidden: it is another's, or by another than its client.
+            Conflict: it is still at work here; ask again (``at_work``).
+        """
+        desk, receipt = self._desk, signing.verify(given.receipt)
+        opened = desk.open_award(receipt.body.award)
+        if opened is None:
+            raise NotFound("no such award is open", reason="not_open")
+        if opened.provider != desk.key.account or opened.client != receipt.by:
+            raise Forbidden("only an award's client gives its provider a receipt", reason="not_party")
+        if receipt.body.award not in desk.claims.open:
+            raise Conflict("this award is not attested yet", reason="at_work")
+        arrived = settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed)
+        await self._perform(desk.claims.step(arrived), patience_ms=desk.config.record_patience_ms)
+        return messages.Acknowledged()
+
+    async def disputed(self, award_id: EntryId, award: Award) -> None:
+        """The client says that nothing came of an award to us. What we know of answers by itself, when its time comes;
+        of what never came to us we attest the failure: only silence costs a bond.
+        """
+        if award_id not in self._taken:
+            desk = self._desk
+            self._taken[award_id] = award.expires_ms
+            attested = execution.lost(desk.key, award_id, award, desk.fingerprint, desk.clock.now_ms())
+            await self._claim(award_id, award, attested)
 
     async def closed(self, awards: list[EntryId]) -> None:
         """The ledger has closed these awards."""

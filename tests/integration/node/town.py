@@ -208,9 +208,9 @@ class House:
         self.transport = town.network.join(self.id)
         world = World(
             key=self.key,
-            transport=OwnedTransport(town, self.name, self.transport),
-            records=MortalRecords(self.life, self.records),
-            ledger=MortalLedger(self.life, self.ledger),
+            transport=town.carried(self, OwnedTransport(town, self.name, self.transport)),
+            records=town.recorded(self, MortalRecords(self.life, self.records)),
+            ledger=town.logged(self, MortalLedger(self.life, self.ledger)),
             clock=town.clock,
             entropy=SeededEntropy(town.next_seed()),
             registry=REGISTRY,
@@ -324,6 +324,20 @@ class Town:
             return Founding(self.log_key, self.genesis)
         return Joining(self.address, VerifierKey(name=self.genesis.origin, account=self.log_key.account))
 
+    # Where a town of faults steps in between
+
+    def carried(self, _house: House, transport: OwnedTransport) -> Any:
+        """A node's network."""
+        return transport
+
+    def recorded(self, _house: House, records: MortalRecords) -> Any:
+        """A node's records."""
+        return records
+
+    def logged(self, _house: House, ledger: MortalLedger) -> Any:
+        """A node's copy of the log."""
+        return ledger
+
     def orderer_of(self, _name: str) -> Orderer | None:
         """Nobody shares the order of this log."""
         return None
@@ -382,16 +396,17 @@ class Town:
 
 
 def simulate(
-    story: Callable[[Town], Coroutine[Any, Any, None]],
+    story: Callable[[Any], Coroutine[Any, Any, None]],
     config: NodeConfig = LOCAL,
     *,
     seed: int = 0,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = JumpingLoop,
+    make: Callable[..., Town] = Town,
 ) -> None:
     """Run a story in simulated time, or on another loop; afterwards nothing is left running."""
 
     async def main() -> None:
-        town = Town(config, seed=seed)
+        town = make(config, seed=seed)
         try:
             async with asyncio.timeout(STORY_S_MAX):
                 await story(town)
