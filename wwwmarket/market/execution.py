@@ -129,6 +129,10 @@ class Attest(Value):
 AWARD_LIFE_MS_MAX: Final = 2 * 60 * 60_000
 """More than any contract admits: an award is remembered until it ends, and a stranger must not choose for how long."""
 
+CLAIM_WINDOW_MS_MIN: Final = 5_000
+"""A client that gives no receipt must not outwait its provider: time on an idle ledger moves each second, and a claim
+that was lost is made again within these."""
+
 Effect: TypeAlias = RunEngine | KeepAward | SendStart | SendPiece | AbortEngine | Attest
 
 
@@ -141,6 +145,7 @@ def check_award(award: Award, by: AccountId, own: AccountId, at_ms: int) -> None
     4. The client pays at least what was asked.      (Conflict)
     5. The award can still be executed and settled.  (Stale)
     6. It ends in a time for which a ledger locks.   (Conflict)
+    7. It leaves the time to claim it alone.         (Conflict)
     """
     ask = award.winner.body
     if by != award.bid.client:
@@ -159,6 +164,8 @@ def check_award(award: Award, by: AccountId, own: AccountId, at_ms: int) -> None
         raise Stale("the award is too old to be executed", reason="award_5")
     if award.expires_ms > at_ms + AWARD_LIFE_MS_MAX:
         raise Conflict("the award ends later than any ledger admits", reason="award_6")
+    if award.expires_ms < award.claim_after_ms + CLAIM_WINDOW_MS_MIN:
+        raise Conflict("the award ends before anybody could claim it alone", reason="award_7")
 
 
 class Executor:
