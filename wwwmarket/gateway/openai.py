@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -20,7 +21,7 @@ _SUMMARY: Final = (
     "headers `x-slo-ttft-ms`, `x-slo-tpot-ms`, `x-wwwmarket-max-price` (credits) and `x-wwwmarket-time-value` (credits "
     "per second) say what the auction is for. `usage.cost` (credits) and `wwwmarket` come back; in a stream, with "
     "`stream_options.include_usage`. The same request with the same `Idempotency-Key` is bought once: for ten minutes "
-    "its answer comes again, and it is finished also when its client is gone."
+    "its answer comes again, for a day it is not bought again, and it is finished also when its client is gone."
 )
 _CHAT_EXAMPLE: Final = {"model": "qwen3-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
 _COMPLETION_EXAMPLE: Final = {"model": "qwen3-8b", "prompt": "Once upon a time", "max_tokens": 64}
@@ -39,6 +40,8 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         preferences = read_preferences(request.headers, wanted.routing, lambda: service.offers(wanted.model))
         purchase = wanted.purchase(key.account, preferences)
         name, fingerprint = name_of(request.headers, key.id), fingerprint_of(request, body)
+        if name is not None:
+            purchase = msgspec.structs.replace(purchase, name=name.text)
         events = repeats.once(name, fingerprint, lambda: service.purchase(purchase))
         return answer_of(events, config, stream=wanted.stream, include_usage=wanted.include_usage)
 

@@ -4,6 +4,7 @@ So the operator of a gateway spends no more for a key than was moved to it, and 
 movement. A budget per period is the same: at the period's first request the sub-account is filled up to it.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -34,6 +35,7 @@ class Budgets:
         self._moves = moves
         self._replica = replica
         self._clock = clock
+        self._sweeping = asyncio.Lock()
 
     async def create(self, name: str, budget_micro: MicroCredits, limits: Limits) -> tuple[str, ApiKeyView]:
         """A key with its secret, shown this once. Raises Conflict where the node cannot pay the budget."""
@@ -46,20 +48,16 @@ class Budgets:
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKeyView]:
         """Another secret for the same key; the old one is worthless from now on. Raises NotFound, Conflict."""
-        self._check_live(key_id)
         return await self._keyring.rotate(key_id)
 
     async def limit(self, key_id: str, limits: Limits) -> ApiKeyView:
         """Other limits from now on. Raises NotFound, Conflict."""
-        self._check_live(key_id)
         return await self._keyring.limit(key_id, limits)
 
     async def revoke(self, key_id: str) -> ApiKeyView:
         """The key is dead, and what it has left returns to the node; what open awards lock returns when they close."""
         view = await self._keyring.revoke(key_id)
-        left = self._available_micro(view.account)
-        if left:
-            await self._moves.move(view.account, self._node.account, left, None)
+        await self._return_left(view)
         return view
 
     async def pay(self, to: AccountId, amount_micro: MicroCredits, name: str | None) -> None:
@@ -69,6 +67,17 @@ class Budgets:
         if to == self._node.account:
             raise Malformed("a payment to oneself moves nothing", param="to")
         await self._moves.move(self._node.account, to, amount_micro, _named("payment", "", name))
+
+    async def sweep(self) -> None:
+        """What has come back to revoked keys since returns to the node as well."""
+        for view in self._keyring.revoked():
+            await self._return_left(view)
+
+    async def _return_left(self, view: ApiKeyView) -> None:
+        async with self._sweeping:
+            left = self._available_micro(view.account)
+            if left:
+                await self._moves.move(view.account, self._node.account, left, None)
 
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None) -> ApiKeyView:
         """Raises NotFound, Conflict (revoked, or the node has not so much), Malformed."""

@@ -52,13 +52,14 @@ class Buying:
 
     async def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
         """See ``node.service.Service.purchase``."""
+        await self.purse.names.check(purchase)
         salt = self.purse.entropy.bytes(32)
         bid = self._bid(purchase, salt)
         decision = await self.hold_auction(
             signing.sign(self.purse.author.key(purchase.account), bid), purchase.preferences
         )
         goods = Goods(path=purchase.path, request=purchase.request, salt=salt)
-        delivery = Delivery(self.purse, self._buyer(decision), decision, goods)
+        delivery = Delivery(self.purse, self._buyer(decision), decision, goods, purchase)
         async with contextlib.aclosing(self._stream(delivery, award.Begun(at_ms=self.purse.clock.now_ms()))) as events:
             async for event in events:
                 yield event

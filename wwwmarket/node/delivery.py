@@ -26,9 +26,10 @@ from wwwmarket.node.author import Author, Included
 from wwwmarket.node.award_records import AWARD, AwardRecord, Recent
 from wwwmarket.node.handover import Attempt, Goods, Handover
 from wwwmarket.node.lengths import Lengths
+from wwwmarket.node.naming import Names
 from wwwmarket.node.recounting import Recounting
 from wwwmarket.node.selling import Selling
-from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent
+from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent, Purchase
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
@@ -72,6 +73,7 @@ class Purse:
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
     disown: Callable[[Signed[Receipt], NodeAddress, Millis], Awaitable[None]]
+    names: Names
     lengths: Lengths
     tokenizers: Tokenizers
 
@@ -85,8 +87,11 @@ class Decision(Value):
 
 
 class Delivery:
-    def __init__(self, purse: Purse, machine: award.Buyer, decision: Decision, goods: Goods) -> None:
+    def __init__(
+        self, purse: Purse, machine: award.Buyer, decision: Decision, goods: Goods, purchase: Purchase | None = None
+    ) -> None:
         self._purse = purse
+        self._purchase = purchase
         self._machine = machine
         self._decision = decision
         self._goods = goods
@@ -231,7 +236,8 @@ class Delivery:
         """Durable before anybody sees it; the ledger's promise follows as an event."""
         client = effect.award.bid.client
         try:
-            written = await self._purse.author.write(client, effect.award)
+            keep = None if self._purchase is None else self._purse.names.keep(self._purchase)
+            written = await self._purse.author.write(client, effect.award, keep)
             if written.inclusion.done():
                 written.inclusion.result()
         except Refusal as refusal:
@@ -390,6 +396,8 @@ class Delivery:
         if self._record is not None and self._record.outcome is None:
             self._record = replace(self._record, outcome="failed")
             self._keep()
+        if self._purchase is not None:
+            await self._purse.names.forget(self._purchase)
         self._say(effect.refusal if effect.engine is None else EngineRefused(*effect.engine))
 
     def _keep(self, also: Sequence[Change] = ()) -> None:

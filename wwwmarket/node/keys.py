@@ -3,6 +3,7 @@
 A secret is shown once and kept hashed. Nothing is spent but by entries that the sub-account signs.
 """
 
+import asyncio
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Annotated, Final
@@ -14,7 +15,7 @@ from wwwmarket.crypto import canonical
 from wwwmarket.crypto.derivation import child
 from wwwmarket.crypto.digest import tagged
 from wwwmarket.crypto.signing import KeyPair
-from wwwmarket.domain.errors import NotFound, Unauthorised
+from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised
 from wwwmarket.domain.identity import AccountId, Digest
 from wwwmarket.domain.quantity import Count, Millis
 from wwwmarket.domain.shape import Value
@@ -50,6 +51,9 @@ class Keyring:
         self._pairs: dict[str, KeyPair] = {}
         self._ids: dict[AccountId, str] = {}
         self._allowances: dict[str, Allowance] = {}
+        self._revoked: dict[str, None] = {}
+        self._turn = asyncio.Lock()
+        """Of who changes a record: what is read, changed and written must not change in between."""
 
     async def load(self) -> None:
         for _, body in await self._store.scan(KEY):
@@ -78,25 +82,28 @@ class Keyring:
         return secret, self._view(record)
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKeyView]:
-        """Raises NotFound."""
+        """Raises NotFound, Conflict."""
         secret = self._secret()
-        record = replace(self._record(key_id), secret=_digest(secret))
-        await self._keep(record)
+        async with self._turn:
+            record = replace(self._live(key_id), secret=_digest(secret))
+            await self._keep(record)
         return secret, self._view(record)
 
     async def limit(self, key_id: str, limits: Limits) -> ApiKeyView:
-        """Its buckets begin empty. Raises NotFound."""
-        record = replace(self._record(key_id), limits=limits)
-        await self._keep(record)
+        """Its buckets begin empty. Raises NotFound, Conflict."""
+        async with self._turn:
+            record = replace(self._live(key_id), limits=limits)
+            await self._keep(record)
         self._allowances.pop(key_id, None)
         return self._view(record)
 
     async def begin_period(self, key_id: str, number: int) -> bool:
         """Whether this period's budget is to be filled up now: true once for each, also over restarts."""
-        record = self._record(key_id)
-        if record.period is not None and record.period >= number:
-            return False
-        await self._keep(replace(record, period=number))
+        async with self._turn:
+            record = self._record(key_id)
+            if record.period is not None and record.period >= number:
+                return False
+            await self._keep(replace(record, period=number))
         return True
 
     def allowance(self, key_id: str) -> Allowance:
@@ -110,8 +117,9 @@ class Keyring:
 
     async def revoke(self, key_id: str) -> ApiKeyView:
         """Raises NotFound."""
-        record = replace(self._record(key_id), revoked=True)
-        await self._keep(record)
+        async with self._turn:
+            record = replace(self._record(key_id), revoked=True)
+            await self._keep(record)
         return self._view(record)
 
     def authenticate(self, secret: str) -> ApiKeyView:
@@ -127,8 +135,17 @@ class Keyring:
         """Raises NotFound."""
         return self._view(self._record(key_id))
 
+    def revoked(self) -> Sequence[ApiKeyView]:
+        return [self._view(self._records[key_id]) for key_id in self._revoked]
+
     def views(self) -> Sequence[ApiKeyView]:
         return [self._view(record) for record in self._records.values()]
+
+    def _live(self, key_id: str) -> KeyRecord:
+        record = self._record(key_id)
+        if record.revoked:
+            raise Conflict("this API key was revoked; create another", param="id")
+        return record
 
     def _record(self, key_id: str) -> KeyRecord:
         record = self._records.get(key_id)
@@ -148,6 +165,8 @@ class Keyring:
         if before is not None:
             self._by_secret.pop(before.secret, None)
         self._records[record.id] = record
+        if record.revoked:
+            self._revoked[record.id] = None
         self._ids[self.pair(record.id).account] = record.id
         self._by_secret[record.secret] = record
 

@@ -33,6 +33,7 @@ from wwwmarket.node.keys import Keyring
 from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.measures import Measures
 from wwwmarket.node.moves import Moves
+from wwwmarket.node.naming import Names
 from wwwmarket.node.neighbours import Neighbours
 from wwwmarket.node.relaying import Relaying
 from wwwmarket.node.repair import Kept, repair, take
@@ -169,6 +170,7 @@ class Node:
         self.acknowledging = Acknowledging(
             self.world.key, self.world.transport, self.world.clock, self._address_of, self._acknowledged
         )
+        self.names = Names(self.world.records, self.world.ledger, self.replica, self.world.clock)
         self.disowning = Disowning(self.id, self.world.transport, self.world.records, self.world.clock, self._disowned)
         self.buying = Buying(self._purse())
         self._started = True
@@ -188,6 +190,7 @@ class Node:
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
         await self.author.resubmit()
+        await self.names.forget_old()
         self._run(self.disowning.run())
         self._run(self.neighbours.run())
         self._be_relayed()
@@ -483,6 +486,7 @@ class Node:
             recent=self.recent,
             acknowledge=self.acknowledging.acknowledge,
             disown=self.disowning.disown,
+            names=self.names,
             lengths=self.lengths,
             tokenizers=world.tokenizers,
         )
@@ -506,6 +510,8 @@ class Node:
                     self._offer_changed(row)
             closed = [row.id for row in rows if isinstance(row, AwardRow) and row.value is None]
             self._wake(closed)
+            if closed and self.keyring.revoked():
+                self._spawn(self._sweep())
             if self.reviewing is not None:
                 self.reviewing.seen(applied)
             if self.selling is not None:
@@ -513,6 +519,12 @@ class Node:
                 await self._answer_disputes(self.selling, rows)
                 if any(isinstance(one.checked.body, Mark) for one in applied):
                     await self.selling.time_moved(self.replica.state.now_ms)
+
+    async def _sweep(self) -> None:
+        try:
+            await self.budgets.sweep()
+        except Refusal as refusal:
+            _log.info("what revoked keys have left has not returned yet: %s", refusal.message)
 
     async def _answer_disputes(self, selling: Selling, rows: Sequence[Row]) -> None:
         for row in rows:

@@ -51,6 +51,7 @@ class Purchase(Value):
 
     ``account`` must be one that this node signs for: an API key's sub-account, or the node's own.
     ``prompt_bytes`` and ``messages`` bound the input tokens; ``max_output_tokens`` None takes the node's default.
+    Under a ``name`` it is bought once, whatever crashes in between.
     """
 
     account: AccountId
@@ -61,6 +62,7 @@ class Purchase(Value):
     messages: Count
     max_output_tokens: Tokens | None
     preferences: Preferences
+    name: Annotated[str, Meta(max_length=255)] | None = None
 
 
 class Awarded(Value):

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from tests.integration.node.town import Town, buy, simulate
+from tests.integration.node.test_purchases import SLOW
+from tests.integration.node.town import Town, buy, collect, purchase, simulate
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.errors import Conflict, Exhausted, Forbidden, InsufficientCredit, Malformed, Unauthorised
-from wwwmarket.market.allowance import Limits, Period
+from wwwmarket.market.allowance import NO_LIMITS, Limits, Period
 
 DAY_MS = 86_400_000
 
@@ -94,6 +95,43 @@ def test_a_rotated_secret_opens_and_the_old_one_does_not():
         await house.answers.revoke_key(view.id)
         with pytest.raises(Conflict):
             await house.answers.rotate_key(view.id)
+
+    simulate(story)
+
+
+def test_a_key_revoked_while_it_is_rotated_stays_revoked():
+    """Two changes of one key at once are made one after the other: neither undoes the other."""
+
+    async def story(town: Town) -> None:
+        house = await town.house("operator", None)
+        for _ in range(5):
+            _, view = await house.answers.create_key("ada", 10)
+            changes = (house.answers.revoke_key(view.id), house.answers.rotate_key(view.id))
+            changed = await asyncio.gather(
+                *changes, house.answers.limit_key(view.id, NO_LIMITS), return_exceptions=True
+            )
+            assert [type(one) for one in changed[1:]] == [Conflict, Conflict]
+            assert house.node.keyring.view(view.id).revoked
+
+    simulate(story)
+
+
+def test_what_a_revoked_key_had_locked_returns_to_the_node():
+    """An answer that is at work when its key is revoked is paid, and the rest of its lock does not stay with the key."""
+
+    async def story(town: Town) -> None:
+        house = await town.house("operator", None)
+        provider = await town.house("provider", SLOW)
+        await town.listed(1)
+        before = town.available(house.key.account)
+        _, view = await house.answers.create_key("ada", 1_000)
+        buying = house.spawn(collect(house.answers.purchase(purchase(view.account))))
+        await town.until(lambda: bool(provider.engine.requests))
+        await house.answers.revoke_key(view.id)
+        cost_micro = (await buying).delivered.cost_micro
+        await town.settled()
+        await town.until(lambda: town.available(view.account) == 0)
+        assert town.available(house.key.account) == before - cost_micro < before
 
     simulate(story)
 
