@@ -24,7 +24,7 @@ def test_a_fault_has_the_outcome_that_the_page_says(case):
 
 @pytest.mark.slow
 def test_the_page_is_what_the_run_gives():
-    """To the letter, over all cases; each outcome but the good one comes of several faults."""
+    """To the letter, over all cases; and nothing else comes of any of them."""
     rows = {case: outcome_of(case) for case in cases()}
     assert page(rows) == PAGE.read_text()
-    assert set(rows.values()) == set(OUTCOMES)
+    assert set(rows.values()) <= set(OUTCOMES)
