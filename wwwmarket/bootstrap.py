@@ -59,6 +59,7 @@ Relays: TypeAlias = Literal["auto", "always", "never"]
 to loopback never does."""
 
 NODE_KEY: Final = "node"
+ACCOUNT_KEY: Final = "account"
 _OPERATOR: Final = "operator"
 _SEALING: Final = "sealing"
 _PROMISED_PPM: Final = 950_000
@@ -172,6 +173,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
         token = _admin_token(settings.data)
         world = World(
             key=key,
+            account_key=load_account_key(settings.data, settings.passphrase),
             transport=transport,
             records=store.records,
             ledger=store.ledger,
@@ -215,6 +217,12 @@ def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
     if not keys.path(NODE_KEY).exists():
         keys.create(NODE_KEY, KeyPair(SystemEntropy().bytes(32)), passphrase)
     return keys.load(NODE_KEY, passphrase)
+
+
+def load_account_key(data: Path, passphrase: bytes | None) -> KeyPair | None:
+    """What signs for the account, once that is another key than the node's: the last that ``keys rotate`` made."""
+    keys = KeyStore(data / "keys")
+    return keys.load(ACCOUNT_KEY, passphrase) if keys.path(ACCOUNT_KEY).exists() else None
 
 
 async def _orderer(settings: NodeSettings, key: KeyPair) -> Orderer | None:
@@ -397,14 +405,14 @@ def _desk(  # noqa: PLR0913, PLR0917 - what a provider's half is made of
     world, state = node.world, node.replica.state
     auctions = world.config.auction
     seller = Seller(
-        world.key,
+        node.account_key,
         forecasting,
         offer.policy,
         hold_ms=auctions.hold_ms,
         asked_per_bid=1 + auctions.neighbours_asked + auctions.reserves_asked,
     )
     return Desk(
-        key=world.key,
+        key=node.account_key,
         sealing=sealing,
         engine=engine,
         fingerprint=fingerprint,
@@ -421,6 +429,8 @@ def _desk(  # noqa: PLR0913, PLR0917 - what a provider's half is made of
         open_award=state.award,
         available_micro=lambda account: state.account(account).available_micro,
         next_seq=lambda account: state.chain_head(account).next_seq,
+        account_of=state.account_of,
+        owned_by=state.owned_by,
     )
 
 
@@ -446,7 +456,7 @@ def _terms(node: Node, served: ServedModel, offer: OfferSettings, capacity: Capa
 
 
 async def _submit(node: Node, due: Settlement) -> None:
-    await node.author.settle(node.world.key.account, due)
+    await node.author.settle(node.account, due)
 
 
 def _latency(

@@ -189,7 +189,7 @@ def serving_of(running: Any, data: Path) -> Serving:
     return Serving(
         gateway=running.gateway,
         openai=f"{running.gateway}/v1",
-        account=running.node.world.key.account,
+        account=running.node.account,
         vkey=running.answers.verifier_key(),
         admin_token_file=str((data / "admin.token").absolute()),
         data=str(data.absolute()),

@@ -404,5 +404,5 @@ def _in_flight(running: "Running") -> int:
 
 
 def _balance(running: "Running") -> int:
-    account = running.answers.account(running.node.world.key.account).balance
+    account = running.answers.account(running.node.account).balance
     return account.available_micro + account.bonded_micro

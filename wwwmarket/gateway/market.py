@@ -25,7 +25,16 @@ from wwwmarket.gateway.request import account_id, api_key, decode, digest_of, en
 from wwwmarket.gateway.response import answer_of, json_response, until_answered
 from wwwmarket.gateway.schemas import Schemas
 from wwwmarket.gateway.splice import as_json, receipt_path
-from wwwmarket.node.service import AccountView, AsksView, Explanation, NodeStatus, Preferences, ReceiptView, Service
+from wwwmarket.node.service import (
+    AccountView,
+    AsksView,
+    Explanation,
+    NodeStatus,
+    Preferences,
+    ProviderView,
+    ReceiptView,
+    Service,
+)
 from wwwmarket.ports.engine import Path
 
 _EXAMPLE_CHAT: Final = {"model": "qwen3-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
@@ -232,6 +241,11 @@ def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:
     )
     async def account(account: str) -> Response:
         return json_response(service.account(account_id(account)))
+
+    @doors.get("/v1/providers/{account}", responses=schemas.answers(ProviderView, "What the ledger says of a provider"))
+    async def provider(account: str) -> Response:
+        """Its reputation is replayed from the ledger: every node has the same number at the same entry."""
+        return json_response(service.provider(account_id(account)))
 
     @doors.get("/v1/status", responses=schemas.answers(NodeStatus, "How this node is"))
     async def status() -> Response:

@@ -18,6 +18,7 @@ from wwwmarket.domain.identity import Digest, EntryId, NodeId
 from wwwmarket.domain.records import AsksReceived, Bid, NodeAddress, Signed
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.node import messages
+from wwwmarket.node.speaking import AccountOf
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.transport import Transport
 
@@ -39,16 +40,18 @@ AddressOf = Callable[[EntryId], NodeAddress | None]
 class Acknowledging:
     """``to_self`` takes the receipts for this node's own asks, and ``address_of`` says where an offer's maker is."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a node's own parts
         self,
         key: KeyPair,
         transport: Transport,
         clock: Clock,
         address_of: AddressOf,
         to_self: Callable[[messages.Acknowledge], None],
+        account_of: AccountOf = lambda key: key,
     ) -> None:
         self._key = key
         self._to_self = to_self
+        self._account_of = account_of
         self._transport = transport
         self._clock = clock
         self._address_of = address_of
@@ -60,7 +63,9 @@ class Acknowledging:
         if bid.auctioneer != NodeId(self._key.account):
             return
         name = digest(bid)
-        received = AsksReceived(bid=name, asks=_received(name, judged), award=award, at_ms=self._clock.now_ms())
+        received = AsksReceived(
+            bid=name, asks=_received(name, judged, self._account_of), award=award, at_ms=self._clock.now_ms()
+        )
         told = frozenset(ask.offer for ask in judged if ask.verdict != "declined")
         self._waiting.append((received, told))
         self._news.set()
@@ -106,13 +111,13 @@ class Acknowledging:
         )
 
 
-def _received(bid: Digest, judged: Sequence[JudgedAsk]) -> tuple[Digest, ...]:
+def _received(bid: Digest, judged: Sequence[JudgedAsk], account_of: AccountOf) -> tuple[Digest, ...]:
     """The asks that answer what was asked: of whom, about which offer, for this bid. Others are not acknowledged."""
     found = {
         ask.digest
         for ask in judged
         if ask.ask is not None
         and ask.digest is not None
-        and (ask.ask.signer, ask.ask.body.offer, ask.ask.body.bid) == (ask.provider, ask.offer, bid)
+        and (account_of(ask.ask.signer), ask.ask.body.offer, ask.ask.body.bid) == (ask.provider, ask.offer, bid)
     }
     return tuple(sorted(found))

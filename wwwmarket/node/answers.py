@@ -16,6 +16,7 @@ from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, MicroCredits
 from wwwmarket.domain.records import Bid, Certified, Decree, Evidence, Inclusion, Resolution, Signed
+from wwwmarket.domain.standing import Standing
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
@@ -38,9 +39,11 @@ from wwwmarket.node.service import (
     GovernanceView,
     NodeStatus,
     Preferences,
+    ProviderView,
     Purchase,
     ReceiptView,
 )
+from wwwmarket.node.speaking import heard
 from wwwmarket.node.tokenizing import ask_around, request_of
 
 _AUCTIONS_KEPT_MAX: Final = 1_024
@@ -74,7 +77,7 @@ class Answers:
 
     async def auction(self, bid: Signed[Bid]) -> Explanation:
         self._check_open()
-        verified = signing.verify(bid)
+        verified = heard(bid, self._node.replica.state.owned_by)
         now_ms = self._node.world.clock.now_ms()
         if verified.by != verified.body.client:
             raise Malformed("a bid is signed by its client", param="signed_bid")
@@ -178,7 +181,30 @@ class Answers:
         state = self._node.replica.state
         next_seq, prev = state.chain_head(account)
         finality = self._node.replica.finality_of_account(account)
-        return AccountView(id=account, balance=state.account(account), next_seq=next_seq, prev=prev, finality=finality)
+        return AccountView(
+            id=account,
+            balance=state.account(account),
+            next_seq=next_seq,
+            prev=prev,
+            finality=finality,
+            keys=state.keys(account),
+        )
+
+    def provider(self, account: AccountId) -> ProviderView:
+        state = self._node.replica.state
+        offers = tuple(sorted(name for name, listed in state.offers().items() if listed.provider == account))
+        standing, rule = state.standing(account), state.rules.reputation
+        bonded_micro = state.account(account).bonded_micro
+        if not offers and not bonded_micro and standing == Standing():
+            raise NotFound("this ledger knows of no such provider", param="id")
+        return ProviderView(
+            id=account,
+            reputation=None if rule is None else rule.reputation(standing, state.now_ms),
+            offers=offers,
+            bonded_micro=bonded_micro,
+            keys=state.keys(account),
+            ledger_time_ms=state.now_ms,
+        )
 
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]:
         state = self._node.replica.state
@@ -196,7 +222,7 @@ class Answers:
 
     async def decree(self, resolution: Certified[Resolution]) -> Signed[Inclusion]:
         signing.verify_certified(resolution)
-        inclusion = await self._node.author.settle(self._node.world.key.account, Decree(resolution=resolution))
+        inclusion = await self._node.author.settle(self._node.account, Decree(resolution=resolution))
         return inclusion.signed
 
     def status(self) -> NodeStatus:
@@ -209,7 +235,7 @@ class Answers:
         offers = replica.state.offers().values()
         return NodeStatus(
             node=node.id,
-            account=node.world.key.account,
+            account=node.account,
             address=node.world.transport.address(),
             origin=node.log.name,
             operator=node.log.account,
@@ -318,7 +344,7 @@ class Answers:
 
     async def pay(self, to: AccountId, amount_micro: MicroCredits, name: str | None = None) -> AccountView:
         await self._node.budgets.pay(to, amount_micro, name)
-        return self.account(self._node.world.key.account)
+        return self.account(self._node.account)
 
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None = None) -> ApiKeyView:
         return await self._node.budgets.top_up(key_id, amount_micro, name)

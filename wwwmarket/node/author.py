@@ -57,26 +57,39 @@ class Author:
         submission: Submission,
         store: RecordStore,
         chain_head: Callable[[AccountId], tuple[int, EntryId]],
+        account_of: Callable[[AccountId], AccountId | None] = lambda key: key,
     ) -> None:
         self._submission = submission
         self._store = store
         self._chain_head = chain_head
-        self._keys: dict[AccountId, KeyPair] = {}
+        self._account_of = account_of
+        self._held: dict[AccountId, KeyPair] = {}
+        self._owned: dict[AccountId, KeyPair] = {}
         self._chains: dict[AccountId, _Chain] = {}
         self._forgetting: set[asyncio.Task[None]] = set()
 
     def add_key(self, key: KeyPair) -> None:
-        self._keys[key.account] = key
+        self._held[key.account] = key
 
     def key(self, account: AccountId) -> KeyPair:
-        """Raises Forbidden: this node does not sign for that account."""
-        key = self._keys.get(account)
+        """What this node holds of the account's keys, as the ledger names them now.
+
+        Raises Forbidden: this node does not sign for that account.
+        """
+        key = self._owned.get(account) or self._held.get(account)
+        if key is None or self._account_of(key.account) != account:
+            key = next((one for one in self._held.values() if self._account_of(one.account) == account), None)
         if key is None:
             raise Forbidden("this node does not sign for that account")
+        self._owned[account] = key
         return key
 
     def signs_for(self, account: AccountId) -> bool:
-        return account in self._keys
+        try:
+            self.key(account)
+        except Forbidden:
+            return False
+        return True
 
     async def write(self, account: AccountId, body: Body, keep: Keep | None = None) -> Written:
         """Sign, persist, submit; returns when the entry is durable. ``inclusion`` is the ledger's answer.
@@ -84,7 +97,7 @@ class Author:
         What ``keep`` makes of the signed entry is persisted before anything is sent.
         """
         key = self.key(account)
-        chain = self._chain(account)
+        chain = self._chain(key.account)
         async with chain.gate:
             entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
             changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=_place(entry), body=entry.leaf)]

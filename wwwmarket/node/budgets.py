@@ -5,10 +5,9 @@ movement. A budget per period is the same: at the period's first request the sub
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.quantity import MicroCredits
@@ -27,7 +26,13 @@ _PROMPT_BYTES_PER_TOKEN: Final = 4
 
 class Budgets:
     def __init__(  # noqa: PLR0913, PLR0917 - a node's own parts
-        self, node: KeyPair, keyring: Keyring, author: Author, moves: Moves, replica: Replica, clock: Clock
+        self,
+        node: Callable[[], AccountId],
+        keyring: Keyring,
+        author: Author,
+        moves: Moves,
+        replica: Replica,
+        clock: Clock,
     ) -> None:
         self._node = node
         self._keyring = keyring
@@ -39,11 +44,12 @@ class Budgets:
 
     async def create(self, name: str, budget_micro: MicroCredits, limits: Limits) -> tuple[str, ApiKeyView]:
         """A key with its secret, shown this once. Raises Conflict where the node cannot pay the budget."""
-        self._check_funds(self._node.account, budget_micro)
+        self._check_funds(self._node(), budget_micro)
         secret, view = await self._keyring.create(name, limits)
-        self._author.add_key(self._keyring.pair(view.id))
+        for pair in self._keyring.pairs(view.id):
+            self._author.add_key(pair)
         if budget_micro:
-            await self._moves.move(self._node.account, view.account, budget_micro, None)
+            await self._moves.move(self._node(), view.account, budget_micro, None)
         return secret, view
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKeyView]:
@@ -64,9 +70,9 @@ class Budgets:
         """From the node's account to anybody's. Raises Malformed, InsufficientCredit, Conflict."""
         if not amount_micro:
             raise Malformed("a payment is at least one micro-credit", param="amount_micro")
-        if to == self._node.account:
+        if to == self._node():
             raise Malformed("a payment to oneself moves nothing", param="to")
-        await self._moves.move(self._node.account, to, amount_micro, _named("payment", "", name))
+        await self._moves.move(self._node(), to, amount_micro, _named("payment", "", name))
 
     async def sweep(self) -> None:
         """What has come back to revoked keys since returns to the node as well."""
@@ -77,14 +83,14 @@ class Budgets:
         async with self._sweeping:
             left = self._available_micro(view.account)
             if left:
-                await self._moves.move(view.account, self._node.account, left, None)
+                await self._moves.move(view.account, self._node(), left, None)
 
     async def top_up(self, key_id: str, amount_micro: MicroCredits, name: str | None) -> ApiKeyView:
         """Raises NotFound, Conflict (revoked, or the node has not so much), Malformed."""
         view = self._check_live(key_id)
         if not amount_micro:
             raise Malformed("a top-up is at least one micro-credit", param="amount_micro")
-        await self._moves.move(self._node.account, view.account, amount_micro, _named("top-up", key_id, name))
+        await self._moves.move(self._node(), view.account, amount_micro, _named("top-up", key_id, name))
         return view
 
     async def refund(self, key_id: str, amount_micro: MicroCredits, name: str | None) -> ApiKeyView:
@@ -92,7 +98,7 @@ class Budgets:
         view = self._keyring.view(key_id)
         if not amount_micro:
             raise Malformed("a refund is at least one micro-credit", param="amount_micro")
-        await self._moves.move(view.account, self._node.account, amount_micro, _named("refund", key_id, name))
+        await self._moves.move(view.account, self._node(), amount_micro, _named("refund", key_id, name))
         return view
 
     async def admit(self, account: AccountId, model: str) -> Allowance:
@@ -121,9 +127,9 @@ class Budgets:
             return
         balance = self._replica.state.account(account)
         missing = period.budget_micro - balance.available_micro - balance.locked_micro
-        payable = min(missing, self._available_micro(self._node.account))
+        payable = min(missing, self._available_micro(self._node()))
         if payable > 0:
-            await self._moves.move(self._node.account, account, payable, f"period/{key_id}/{number}")
+            await self._moves.move(self._node(), account, payable, f"period/{key_id}/{number}")
 
     def _check_live(self, key_id: str) -> ApiKeyView:
         view = self._keyring.view(key_id)

@@ -25,6 +25,7 @@ from wwwmarket.node import messages
 from wwwmarket.node.delivery import DISPATCH_MESSAGES, Decision, Delivery, Purse
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.service import DeliveryEvent, Preferences, Purchase
+from wwwmarket.node.speaking import AccountOf, heard
 
 _log = logging.getLogger("wwwmarket.buying")
 
@@ -231,7 +232,7 @@ class Buying:
         request = messages.AskRequest(offer=candidate.offer, bid=bid.signed)
         try:
             answer = await self._put_to(candidate.listed.offer.address, request, timeout_ms)
-            event = _ask_event(candidate, answer, purse.clock.now_ms())
+            event = _ask_event(candidate, answer, purse.clock.now_ms(), purse.account_of)
         except Refusal as refusal:
             if candidate.node != purse.node:
                 purse.let_down_by(candidate.node)
@@ -289,11 +290,13 @@ def _wanted(candidate: auction.Candidate, preferences: Preferences) -> bool:
     return provider not in preferences.ignore and (not preferences.only or provider in preferences.only)
 
 
-def _ask_event(candidate: auction.Candidate, answer: messages.Answer, at_ms: int) -> auction.Event:
+def _ask_event(
+    candidate: auction.Candidate, answer: messages.Answer, at_ms: int, account_of: AccountOf
+) -> auction.Event:
     """Raises Unauthorised when the ask's signature does not verify."""
     match answer:
         case messages.AskAnswer():
-            return auction.AskArrived(at_ms=at_ms, offer=candidate.offer, ask=signing.verify(answer.ask))
+            return auction.AskArrived(at_ms=at_ms, offer=candidate.offer, ask=heard(answer.ask, account_of))
         case messages.Decline():
             return auction.AskMissing(at_ms=at_ms, offer=candidate.offer, declined=True, reason=answer.reason)
         case messages.Refused():

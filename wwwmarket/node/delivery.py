@@ -30,6 +30,7 @@ from wwwmarket.node.naming import Names
 from wwwmarket.node.recounting import Recounting
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent, Purchase
+from wwwmarket.node.speaking import AccountOf
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
@@ -63,6 +64,7 @@ class Purse:
     let_down_by: Callable[[NodeId], None]
     served_by: Callable[[NodeId], None]
     is_newcomer: Callable[[AccountId], bool]
+    account_of: AccountOf
     available_micro: Callable[[AccountId], MicroCredits]
     cost_micro: Callable[[Award, Attestation, Receipt], MicroCredits]
     settle: Callable[[AccountId, Settlement], None]
@@ -203,8 +205,11 @@ class Delivery:
     def _winner(self) -> NodeId:
         """Where the present award went."""
         assert self._record is not None
-        winner = self._record.award.winner
-        return next(one.candidate.node for one in self._decision.decided.standings if one.ask.signed == winner)
+        return self._contender(self._record.award).node
+
+    def _contender(self, terms: Award) -> auction.Candidate:
+        """Who won, of those asked."""
+        return next(one.candidate for one in self._decision.decided.standings if one.ask.signed == terms.winner)
 
     async def _perform(self, effect: award.Effect) -> None:  # noqa: C901 - one case an effect
         match effect:
@@ -261,7 +266,7 @@ class Delivery:
         self._say(
             Awarded(
                 award=entry.id,
-                provider=terms.winner.signer,
+                provider=self._contender(terms).listed.provider,
                 prices=terms.prices,
                 locked_micro=terms.locked_micro,
                 auction_ms=self._decision.auction_us / 1_000,
@@ -383,7 +388,7 @@ class Delivery:
         self._say(
             Delivered(
                 award=effect.award,
-                provider=self._record.award.winner.signer,
+                provider=self._contender(self._record.award).listed.provider,
                 outcome=effect.outcome,
                 usage=effect.usage,
                 cost_micro=self._record.cost_micro or 0,

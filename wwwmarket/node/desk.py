@@ -16,6 +16,7 @@ from wwwmarket.domain.records import Award, Settlement
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import execution, offer, settlement
 from wwwmarket.node.forecasting import Forecasting
+from wwwmarket.node.speaking import AccountOf
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import Engine
 from wwwmarket.ports.store import RecordStore
@@ -53,4 +54,6 @@ class Desk:
     open_award: Callable[[EntryId], OpenAward | None]
     available_micro: Callable[[AccountId], MicroCredits]
     next_seq: Callable[[AccountId], Count]
+    account_of: AccountOf
+    owned_by: AccountOf
     submitting: set[asyncio.Task[None]] = field(default_factory=set)

@@ -6,7 +6,7 @@ import re
 from typing import Final, Protocol
 
 from wwwmarket.config import NodeConfig
-from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto import canonical
 from wwwmarket.crypto.sealing import Channel, SealingPair
 from wwwmarket.domain.errors import Malformed, Refusal, TooLarge, Unavailable
 from wwwmarket.domain.identity import EntryId, NodeId
@@ -17,6 +17,7 @@ from wwwmarket.market.award import Contender
 from wwwmarket.node import loopback, messages
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.serving import ATTESTED, PIECE, START, TOKENS
+from wwwmarket.node.speaking import AccountOf, heard
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.transport import Stream, Transport
 
@@ -50,6 +51,9 @@ class Surroundings(Protocol):
     clock: Clock
     entropy: Entropy
     config: NodeConfig
+
+    @property
+    def account_of(self) -> AccountOf: ...
 
 
 class Attempt:
@@ -168,7 +172,7 @@ class Attempt:
         elif kind in {TOKENS, PIECE}:
             event = award.PieceArrived(at_ms=now_ms, award=name, data=data, tokens=kind == TOKENS)
         elif kind == ATTESTED:
-            event = _attested(canonical.decode(data, messages.AttestationGiven), name, now_ms)
+            event = _attested(canonical.decode(data, messages.AttestationGiven), name, now_ms, self._around.account_of)
         else:
             raise Malformed("the provider sent a frame of no known kind")
         self._events.put_nowait(event)
@@ -181,9 +185,9 @@ def _content_type(data: bytes) -> str:
     return data.decode("ascii")
 
 
-def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int) -> award.Attested:
+def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int, account_of: AccountOf) -> award.Attested:
     engine = None if given.engine_status is None else (given.engine_status, given.engine_body.encode())
-    attestation = signing.verify(given.attestation)
+    attestation = heard(given.attestation, account_of)
     return award.Attested(at_ms=now_ms, award=name, attestation=attestation, reason=given.reason, engine=engine)
 
 

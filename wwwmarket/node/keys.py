@@ -38,18 +38,24 @@ class KeyRecord(Value):
     limits: Limits = NO_LIMITS
     period: Count | None = None
     """The latest period whose budget was filled up."""
+    account: AccountId | None = None
+    """Its sub-account; None: that of the key derived from the node's own."""
 
 
 class Keyring:
-    def __init__(self, node: KeyPair, store: RecordStore, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, node: KeyPair, signer: KeyPair, store: RecordStore, clock: Clock, entropy: Entropy) -> None:
+        """Sub-accounts are named after keys derived from ``node``, or from the ``signer`` under which they were made;
+        after a rotation those derived from ``signer`` own them.
+        """
         self._node = node
+        self._signer = signer
         self._store = store
         self._clock = clock
         self._entropy = entropy
         self._records: dict[str, KeyRecord] = {}
         self._by_secret: dict[Digest, KeyRecord] = {}
-        self._pairs: dict[str, KeyPair] = {}
         self._ids: dict[AccountId, str] = {}
+        self._accounts: dict[str, AccountId] = {}
         self._allowances: dict[str, Allowance] = {}
         self._revoked: dict[str, None] = {}
         self._turn = asyncio.Lock()
@@ -59,15 +65,14 @@ class Keyring:
         for _, body in await self._store.scan(KEY):
             self._remember(canonical.decode(body, KeyRecord))
 
-    def pairs(self) -> list[KeyPair]:
-        """The sub-accounts' keys, revoked ones too: what they have left is still theirs to return."""
-        return [self.pair(record.id) for record in self._records.values()]
+    def pairs(self, key_id: str | None = None) -> list[KeyPair]:
+        """The sub-accounts' keys, or those of one; revoked ones too: what they have left is still theirs to return.
 
-    def pair(self, key_id: str) -> KeyPair:
-        pair = self._pairs.get(key_id)
-        if pair is None:
-            pair = self._pairs[key_id] = child(self._node, f"api-key/{key_id}")
-        return pair
+        Which of an account's keys owns it, the ledger says.
+        """
+        ids = list(self._records) if key_id is None else [key_id]
+        roots = {root.account: root for root in (self._node, self._signer)}
+        return [derived(root, one) for one in ids for root in roots.values()]
 
     async def create(self, name: str, limits: Limits) -> tuple[str, ApiKeyView]:
         secret = self._secret()
@@ -78,6 +83,7 @@ class Keyring:
             created_ms=self._clock.now_ms(),
             limits=limits,
         )
+        record = replace(record, account=derived(self._signer, record.id).account)
         await self._keep(record)
         return secret, self._view(record)
 
@@ -157,6 +163,12 @@ class Keyring:
         await self._store.write([Change(kind=KEY, key=record.id, body=canonical.encode(record))])
         self._remember(record)
 
+    def _account(self, record: KeyRecord) -> AccountId:
+        account = self._accounts.get(record.id)
+        if account is None:
+            account = self._accounts[record.id] = record.account or derived(self._node, record.id).account
+        return account
+
     def _secret(self) -> str:
         return PREFIX + urlsafe_b64encode(self._entropy.bytes(_SECRET_BYTES)).decode().rstrip("=")
 
@@ -167,18 +179,23 @@ class Keyring:
         self._records[record.id] = record
         if record.revoked:
             self._revoked[record.id] = None
-        self._ids[self.pair(record.id).account] = record.id
+        self._ids[self._account(record)] = record.id
         self._by_secret[record.secret] = record
 
     def _view(self, record: KeyRecord) -> ApiKeyView:
         return ApiKeyView(
             id=record.id,
             name=record.name,
-            account=self.pair(record.id).account,
+            account=self._account(record),
             created_ms=record.created_ms,
             revoked=record.revoked,
             limits=record.limits,
         )
+
+
+def derived(root: KeyPair, key_id: str) -> KeyPair:
+    """The key of an API key's sub-account."""
+    return child(root, f"api-key/{key_id}")
 
 
 def _digest(secret: str) -> Digest:

@@ -13,7 +13,7 @@ from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
 from wwwmarket.dispatch.output_length import OutputLengths
-from wwwmarket.domain.book import AwardRow, OfferRow, Row
+from wwwmarket.domain.book import AwardRow, ListedOffer, OfferRow, OpenAward, Row
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
@@ -72,6 +72,9 @@ class World:
     registry: Registry
     config: NodeConfig
     admin_token: Digest | None = None
+    account_key: KeyPair | None = None
+    """What signs for the node's account, where that is not ``key``: the account's key was rotated, or this node is a
+    machine of somebody's."""
     mirrors: Mirrors | None = None
     """How an operator reaches its committee's mirrors; None: nothing becomes final."""
     orderer: Orderer | None = None
@@ -117,7 +120,7 @@ class Node:
         self.recent: Final = Recent()
         self.started_ms: Final = world.clock.now_ms()
         self.lengths: Final = Lengths(OutputLengths())
-        self.keyring: Final = Keyring(world.key, world.records, world.clock, world.entropy)
+        self.keyring: Final = Keyring(world.key, self.account_key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
         self.reviewing: Reviewing | None = None
         self.draining = False
@@ -134,6 +137,23 @@ class Node:
     @property
     def id(self) -> NodeId:
         return NodeId(self.world.key.account)
+
+    @property
+    def account_key(self) -> KeyPair:
+        """What signs for this node's account."""
+        return self.world.account_key or self.world.key
+
+    @property
+    def account(self) -> AccountId:
+        """The account for which this node acts, by what it has read of the ledger."""
+        key = self.account_key.account
+        return self.replica.state.account_of(key) or key
+
+    def offers(self, listed: ListedOffer) -> bool:
+        """Whether this node stands behind an offer: its account's, and to be asked about here. Further machines of the
+        account have offers of their own.
+        """
+        return listed.provider == self.account and listed.offer.address.node == self.id
 
     @property
     def is_operator(self) -> bool:
@@ -160,15 +180,23 @@ class Node:
         await self._restore_final()
         self.turns: Turns | None = None
         self.sequencer, self.following, self.submission = self._take_part()
-        self.author = Author(self.submission, self.world.records, self.replica.state.chain_head)
+        self.author = Author(
+            self.submission, self.world.records, self.replica.state.chain_head, self.replica.state.account_of
+        )
         self.author.add_key(self.world.key)
+        self.author.add_key(self.account_key)
         moves = Moves(self.author, self.submission, self.world.records, self.world.ledger)
-        self.budgets = Budgets(self.world.key, self.keyring, self.author, moves, self.replica, self.world.clock)
+        self.budgets = Budgets(lambda: self.account, self.keyring, self.author, moves, self.replica, self.world.clock)
         self.neighbours = Neighbours(
             self.world.key, self.world.transport, self.world.clock, self.world.entropy, self._contacts()
         )
         self.acknowledging = Acknowledging(
-            self.world.key, self.world.transport, self.world.clock, self._address_of, self._acknowledged
+            self.world.key,
+            self.world.transport,
+            self.world.clock,
+            self._address_of,
+            self._acknowledged,
+            self.replica.state.account_of,
         )
         self.names = Names(self.world.records, self.world.ledger, self.replica, self.world.clock)
         self.disowning = Disowning(self.id, self.world.transport, self.world.records, self.world.clock, self._disowned)
@@ -277,7 +305,7 @@ class Node:
             selling, [AwardRow(id=name, value=opened) for name, opened in self.replica.state.awards().items()]
         )
         for offer, listed in self.replica.state.offers().items():
-            if listed.provider == self.world.key.account:
+            if self.offers(listed):
                 selling.listed(offer, listed.offer)
         self.neighbours.serve(selling.models())
         return selling
@@ -489,6 +517,7 @@ class Node:
             names=self.names,
             lengths=self.lengths,
             tokenizers=world.tokenizers,
+            account_of=state.account_of,
         )
 
     def _candidates(self, model: str) -> list[auction.Candidate]:
@@ -530,8 +559,17 @@ class Node:
         for row in rows:
             if not isinstance(row, AwardRow) or row.value is None or row.value.disputed_ms is None:
                 continue
-            if row.value.provider == self.world.key.account:
+            if self._serves(row.value):
                 await selling.disputed(row.id, row.value.award)
+
+    def _serves(self, opened: OpenAward) -> bool:
+        """Whether an award is this node's to answer for: by its key's ask, or, for an ask by a key that is gone, as the
+        account's owner. Further machines answer for their own.
+        """
+        state, signer, own = self.replica.state, opened.award.winner.signer, self.account_key.account
+        if opened.provider != self.account:
+            return False
+        return signer == own or (state.account_of(signer) != opened.provider and state.owned_by(own) is not None)
 
     def _wake(self, closed: Sequence[EntryId]) -> None:
         for award in closed:
@@ -544,7 +582,7 @@ class Node:
             return
         if row.value is None:
             self.selling.unlisted(row.id)
-        elif row.value.provider == self.world.key.account:
+        elif self.offers(row.value):
             self.selling.listed(row.id, row.value.offer)
         self.neighbours.serve(self.selling.models())
 

@@ -35,8 +35,8 @@ class Offering:
             return await self._publish()
 
     async def _publish(self) -> EntryId:
-        node, own = self._node, self._node.world.key.account
-        before = [name for name, listed in node.replica.state.offers().items() if listed.provider == own]
+        node, own = self._node, self._node.account
+        before = [name for name, listed in node.replica.state.offers().items() if node.offers(listed)]
         written = await node.author.settle(own, self._terms(node.world.clock.now_ms()))
         self.current = written.body.entry
         for name in before:
@@ -75,7 +75,7 @@ class Offering:
         if self.current is None or node.replica.state.offer(self.current) is None:
             return
         name, self.current = self.current, None
-        await node.author.settle(node.world.key.account, Withdrawal(offer=name))
+        await node.author.settle(node.account, Withdrawal(offer=name))
 
 
 def with_validity(offer: Offer, from_ms: int, validity_ms: int) -> Offer:

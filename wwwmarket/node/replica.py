@@ -291,7 +291,8 @@ class Replica:
         self._settlements[settlement.award] = index
         if len(self._settlements) > SETTLEMENTS_KEPT_MAX:
             self._settlements.popitem(last=False)
-        provider = settlement.attestation.signer
+        signer = settlement.attestation.signer
+        provider = self.state.account_of(signer) or signer
         self._settled[provider] = None
         self._settled.move_to_end(provider)
         if len(self._settled) > PROVIDERS_KEPT_MAX:

@@ -29,6 +29,7 @@ from wwwmarket.market.advance import Advances
 from wwwmarket.node import messages
 from wwwmarket.node.desk import CLAIM, RUNNING, Desk, RunningAward
 from wwwmarket.node.serving import ATTESTED, Serving
+from wwwmarket.node.speaking import heard
 from wwwmarket.node.tokenizing import Free
 from wwwmarket.ports.store import Change
 from wwwmarket.ports.transport import Stream
@@ -94,7 +95,7 @@ class Selling:
     def answer(self, request: messages.AskRequest) -> messages.Answer:
         """A bid's answer: an ask, or a decline with its reason."""
         try:
-            bid = signing.verify(request.bid)
+            bid = heard(request.bid, self._desk.owned_by)
         except Refusal as refusal:
             return messages.refused(refusal)
         effects = self._desk.seller.step(
@@ -183,11 +184,12 @@ class Selling:
             del self._taken[old]
         if entry.id in self._taken:
             raise Conflict("this award is being executed, or was", reason="taken")
-        execution.check_award(award, entry.entry.account, desk.key.account, now_ms)
+        author = desk.owned_by(entry.entry.account) or entry.entry.account
+        execution.check_award(award, author, desk.key.account, now_ms)
         signing.verify(award.winner)
         if desk.open_award(entry.id) is not None:
             return
-        if desk.next_seq(award.bid.client) > entry.entry.seq:
+        if desk.next_seq(entry.entry.account) > entry.entry.seq:
             raise Conflict("this award is closed on the ledger, or lost its place there", reason="closed")
         if promise is not None and desk.ledger.promises(signing.verify(promise), entry.id):
             return  # the ledger has locked them, and this replica has yet to hear of it
@@ -230,7 +232,7 @@ class Selling:
 
     async def receipt(self, given: messages.ReceiptGiven, award_id: EntryId, award: Award) -> None:
         """Raises Malformed: a client has no word on another's award."""
-        receipt = signing.verify(given.receipt)
+        receipt = heard(given.receipt, self._desk.owned_by)
         if receipt.by != award.bid.client or receipt.body.award != award_id:
             raise Malformed("the receipt is not by this award's client about this award")
         effects = self._desk.claims.step(settlement.ReceiptArrived(award=receipt.body.award, receipt=receipt.signed))
@@ -244,11 +246,11 @@ class Selling:
             Forbidden: it is another's, or by another than its client.
             Conflict: it is still at work here; ask again (``at_work``).
         """
-        desk, receipt = self._desk, signing.verify(given.receipt)
+        desk, receipt = self._desk, heard(given.receipt, self._desk.owned_by)
         opened = desk.open_award(receipt.body.award)
         if opened is None:
             raise NotFound("no such award is open", reason="not_open")
-        if opened.provider != desk.key.account or opened.client != receipt.by:
+        if opened.provider != desk.account_of(desk.key.account) or opened.client != receipt.by:
             raise Forbidden("only an award's client gives its provider a receipt", reason="not_party")
         if receipt.body.award not in desk.claims.open:
             raise Conflict("this award is not attested yet", reason="at_work")

@@ -8,6 +8,7 @@ from msgspec import Meta
 from wwwmarket.domain.book import Account, Governance, ListedOffer, OpenAward
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
+from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.model import ModelName, Precision
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Slo, Tokens, Usage
 from wwwmarket.domain.records import (
@@ -23,6 +24,7 @@ from wwwmarket.domain.records import (
     Signed,
 )
 from wwwmarket.domain.shape import Value
+from wwwmarket.domain.standing import Reputation
 from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
@@ -154,11 +156,27 @@ class ApiKeyView(Value):
 
 
 class AccountView(Value):
+    """``next_seq`` and ``prev`` are of the chain of the key with that name; ``keys`` says who acts for the account."""
+
     id: AccountId
     balance: Account
     next_seq: Count
     prev: EntryId
     finality: Finality = "none"
+    keys: Keys | None = None
+
+
+class ProviderView(Value):
+    """What the ledger says of a provider: what it is known for now, what it offers under which bonds, whose keys speak
+    for it. ``reputation`` is None where no contract in force keeps one.
+    """
+
+    id: AccountId
+    reputation: Reputation | None
+    offers: tuple[EntryId, ...]
+    bonded_micro: MicroCredits
+    keys: Keys
+    ledger_time_ms: Millis
 
 
 class GovernanceView(Value):
@@ -261,6 +279,10 @@ class Service(Protocol):
         ...
 
     def account(self, account: AccountId) -> AccountView: ...
+    def provider(self, account: AccountId) -> ProviderView:
+        """Raises NotFound where the ledger knows nothing of such a provider."""
+        ...
+
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]: ...
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]: ...
 

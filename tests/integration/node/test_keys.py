@@ -144,7 +144,7 @@ def test_a_limited_key_buys_within_its_limits():
         await town.house("provider")
         await town.listed(1)
         _, view = await house.answers.create_key("ada", 1_000_000, Limits(requests_per_minute=1))
-        ada = house.node.keyring.pair(view.id)
+        ada = house.node.keyring.pairs(view.id)[0]
         assert (await buy(house, ada)).delivered.outcome == "completed"
         refused = (await buy(house, ada)).refusal
         assert isinstance(refused, Exhausted)
@@ -168,13 +168,13 @@ def test_a_period_s_budget_is_filled_up_once():
         await town.listed(1)
         limits = Limits(period=Period(budget_micro=100_000, length_ms=60_000))
         _, view = await house.answers.create_key("ada", 0, limits)
-        first = await buy(house, house.node.keyring.pair(view.id))
-        second = await buy(house, house.node.keyring.pair(view.id))
+        first = await buy(house, house.node.keyring.pairs(view.id)[0])
+        second = await buy(house, house.node.keyring.pairs(view.id)[0])
         await town.settled()
         spent = first.delivered.cost_micro + second.delivered.cost_micro
         assert 0 < spent == 100_000 - town.available(view.account)
         await asyncio.sleep(60)  # the simulated clock
-        third = await buy(house, house.node.keyring.pair(view.id))
+        third = await buy(house, house.node.keyring.pairs(view.id)[0])
         await town.settled()
         assert town.available(view.account) == 100_000 - third.delivered.cost_micro
 

@@ -180,6 +180,7 @@ class House:
     def __init__(self, town: "Town", name: str, engine: PlayingEngine | None, **offer: Any) -> None:
         self.town, self.name, self.engine, self.offer = town, name, engine, offer
         self.key = key(name)
+        self.account_key: KeyPair | None = None
         self.records, self.ledger = MemoryRecords(), MemoryLedger()
         self.node: Node
         self.answers: Answers
@@ -208,6 +209,7 @@ class House:
         self.transport = town.network.join(self.id)
         world = World(
             key=self.key,
+            account_key=self.account_key,
             transport=town.carried(self, OwnedTransport(town, self.name, self.transport)),
             records=town.recorded(self, MortalRecords(self.life, self.records)),
             ledger=town.logged(self, MortalLedger(self.life, self.ledger)),

@@ -14,9 +14,11 @@ from wwwmarket.crypto.signing import KeyPair, open_entry, sign, verify_certified
 from wwwmarket.domain.book import Account, Governance, ListedOffer
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import InsufficientCredit, NotFound, Refusal, Unauthorised, Unavailable
+from wwwmarket.domain.keys import Keys
 from wwwmarket.domain.model import Model, ModelRequirement
 from wwwmarket.domain.quantity import Prices, Slo, Usage
 from wwwmarket.domain.records import Ask, Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise
+from wwwmarket.domain.standing import Reputation, Standing
 from wwwmarket.gateway.app import create_app
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.server import Server
@@ -32,6 +34,7 @@ from wwwmarket.node.service import (
     Explanation,
     GovernanceView,
     NodeStatus,
+    ProviderView,
     Purchase,
     ReceiptView,
 )
@@ -250,6 +253,19 @@ class ScriptedMarket:
 
     def account(self, account):
         return AccountView(id=account, balance=Account(available_micro=5), next_seq=0, prev="0" * 64)
+
+    def provider(self, account):
+        if account != "f0" * 32:
+            raise NotFound("this ledger knows of no such provider", param="id")
+        reputation = Reputation(score_ppm=800_000, newcomer=True, standing=Standing())
+        return ProviderView(
+            id=account,
+            reputation=reputation,
+            offers=(),
+            bonded_micro=0,
+            keys=Keys(owner=account),
+            ledger_time_ms=5,
+        )
 
     def offers(self, model=None):
         return [one for one in self.listed if model in (None, one[1].offer.model.name)]

@@ -100,6 +100,7 @@ async def test_awards_receipts_accounts_and_status_are_open_to_read(doors, scrip
     assert (await doors.get(f"/v1/receipts/{scripts.award}")).json()["cost_micro"] == 1_250
     assert (await doors.get("/v1/asks")).json()["median_gap_micro"] == 7
     assert (await doors.get(f"/v1/accounts/{'ab' * 32}")).json()["balance"]["available_micro"] == 5
+    assert (await doors.get(f"/v1/providers/{'f0' * 32}")).json()["reputation"]["score_ppm"] == 800_000
     assert (await doors.get("/v1/status")).json()["origin"] == "test/log"
 
 
@@ -113,6 +114,8 @@ async def test_awards_receipts_accounts_and_status_are_open_to_read(doors, scrip
         ("/v1/asks?limit=0", 400),
         ("/v1/awards/short", 400),
         ("/v1/accounts/short", 400),
+        (f"/v1/providers/{'12' * 32}", 404),
+        ("/v1/providers/short", 400),
         ("/v1/awards?limit=0", 400),
         ("/v1/offers?limit=many", 400),
         ("/nowhere", 404),
