@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.node.town import Town, buy, collect, key, purchase, settlements, simulate
+from tests.integration.node.town import Town, buy, collect, dearer, key, purchase, settlements, simulate
 from wwwmarket.crypto.signing import sign
 from wwwmarket.domain.errors import Forbidden
 from wwwmarket.domain.keys import Consent, Delegation, Rotation
@@ -85,11 +85,11 @@ def test_a_node_that_missed_the_rotation_is_told_so():
 
 
 def test_a_machine_sells_for_its_provider():
-    """A second node with a machine's key offers, answers and settles; what it earns is the provider's."""
+    """A second node with a machine's key offers beside the first, answers and settles; what it earns is the provider's."""
 
     async def story(town: Town) -> None:
         operator = await town.house("operator", None)
-        head = await town.house("head", None)
+        head = await town.house("head", prices=dearer(2))
         await pay(operator, head.key.account, 5)
         machine = key("the machine's key")
         account = head.key.account
@@ -100,7 +100,7 @@ def test_a_machine_sells_for_its_provider():
         second.account_key = machine
         await second.open()
         assert second.node.account == account
-        await town.listed(1)
+        await town.listed(2)
         bought = await buy(operator)
         assert bought.text == TEXT, bought.refusal
         await town.settled()
