@@ -59,7 +59,7 @@ Relays: TypeAlias = Literal["auto", "always", "never"]
 to loopback never does."""
 
 NODE_KEY: Final = "node"
-ACCOUNT_KEY: Final = "account"
+ACCOUNT_KEY: Final = "node-owner"
 _OPERATOR: Final = "operator"
 _SEALING: Final = "sealing"
 _PROMISED_PPM: Final = 950_000

@@ -72,6 +72,18 @@ class KeyStore:
         """
         return keyfile.decode(self._read(name), passphrase)
 
+    def promote(self, name: str, to: str) -> None:
+        """Keep the key ``name`` as ``to`` from now on, in the place of whatever was kept there, at once or not at all.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            self.path(name).replace(self.path(to))
+        except FileNotFoundError:
+            raise NotFound(f"there is no key {name} in {self.directory}") from None
+        _sync_directory(self.directory)
+
     def is_encrypted(self, name: str) -> bool:
         """Whether ``load`` needs a passphrase. Raises NotFound and Forbidden as ``load``."""
         return keyfile.is_encrypted(self._read(name))

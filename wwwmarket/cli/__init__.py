@@ -32,7 +32,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "provider": Command("wwwmarket.cli.provider:app", "Sell an engine's idle capacity; see how it goes; leave."),
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
     "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
-    "account": Command("wwwmarket.cli.account:app", "Show what an account has."),
+    "account": Command("wwwmarket.cli.account:app", "Show what an account has, and say whose keys act for it."),
     "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries; get proofs."),
     "verify": Command("wwwmarket.cli.verify:verify", "Check the proof of one entry or balance, offline."),
     "audit": Command("wwwmarket.cli.audit:audit", "Check a whole ledger, trusting nobody."),

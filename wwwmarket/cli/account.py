@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
+from wwwmarket.cli import own_keys
 from wwwmarket.cli.api_keys import AdminTokenFile, Amount, Idempotency, admin_client
 from wwwmarket.cli.client import GatewayClient
 from wwwmarket.cli.options import GATEWAY, Gateway, Json
@@ -22,16 +23,22 @@ from wwwmarket.cli.statement import (
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.node.service import AccountView, NodeStatus
 
-_HELP: Final = """Look at accounts on the ledger, and pay from the node's own.
+_HELP: Final = """Look at accounts on the ledger, pay from the node's own, and say whose keys act for it.
 
 \b
   wwwmarket account show                    the node's own
   wwwmarket account show 82cca6f5… --json   any account, by its public key
   wwwmarket account statement --by day      what came in and went out, replayed from the ledger
   wwwmarket account pay 82cca6f5… 10        from the node's own account to another
+  wwwmarket account guard KEY               name the key that can recover it when its own is lost
+  wwwmarket account delegate machine.json   let another machine sell for it
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command(help=own_keys.GUARD)(own_keys.guard)
+app.command(help=own_keys.RECOVER)(own_keys.recover)
+app.command()(own_keys.delegate)
+app.command()(own_keys.revoke)
 
 
 @app.command()

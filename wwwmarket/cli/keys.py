@@ -11,6 +11,7 @@ import typer
 
 from wwwmarket.adapters.keystore import BackupForm, KeyStore, write_new
 from wwwmarket.adapters.system import SystemEntropy
+from wwwmarket.cli import own_keys
 from wwwmarket.cli.output import emit, fail, say
 from wwwmarket.crypto import keyfile
 from wwwmarket.crypto.signing import SEED_BYTES, KeyPair
@@ -20,7 +21,8 @@ PASSPHRASE_VARIABLE: Final = "WWWMARKET_PASSPHRASE"  # noqa: S105 - the name of 
 
 _HELP: Final = f"""Make, show, back up and restore the keys that you sign with.
 
-A key is the account: whoever has it owns what the account owns, and nobody can replace it when it is lost.
+A key is the account: whoever has it owns what the account owns. 'rotate' puts another in its place; when it is lost,
+only a backup helps, or the recovery key that 'account guard' named before.
 
 It is kept in a file that only you can read, encrypted with a passphrase: {PASSPHRASE_VARIABLE}, or asked for.
 
@@ -29,6 +31,7 @@ It is kept in a file that only you can read, encrypted with a passphrase: {PASSP
   wwwmarket keys backup                    its 24 words: write them on paper
   wwwmarket keys restore < words.txt       the same key, on another machine
   wwwmarket keys show --json               its account, for a program
+  wwwmarket keys rotate                    another key for the node's account
 """
 
 _CREATE: Final = """Make a new key. A name that is taken is never overwritten.
@@ -63,6 +66,8 @@ _RESTORE: Final = """Make a key again from its 24 words on standard input, or fr
 """
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command(help=own_keys.ROTATE)(own_keys.rotate)
+app.command(help=own_keys.CONSENT)(own_keys.consent)
 
 Name: TypeAlias = Annotated[str, typer.Option("--name", help="Which key: a-z, 0-9, _ and -.")]
 Directory: TypeAlias = Annotated[

@@ -35,6 +35,7 @@ from wwwmarket.cli.options import (
 )
 from wwwmarket.cli.output import emit, fail, printable, say
 from wwwmarket.cli.policies import parse_policy
+from wwwmarket.cli.reputation import reputation
 from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, fields_of, find_running, run_until_told
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.errors import Malformed, Refusal
@@ -53,6 +54,7 @@ _HELP: Final = """Sell an engine's idle capacity on a market, under your own pri
       --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 --capacity 64
   wwwmarket provider status
   wwwmarket provider earnings --by model
+  wwwmarket provider reputation
   wwwmarket provider leave
 """
 
@@ -273,6 +275,7 @@ def asks_shown(asks: "AsksView", *, json: bool) -> dict[str, object]:
 
 
 app.command()(earnings)
+app.command()(reputation)
 
 
 @app.command(help=_LEAVE)

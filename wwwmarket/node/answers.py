@@ -188,6 +188,7 @@ class Answers:
             prev=prev,
             finality=finality,
             keys=state.keys(account),
+            acts_for=state.account_of(account),
         )
 
     def provider(self, account: AccountId) -> ProviderView:

@@ -156,7 +156,9 @@ class ApiKeyView(Value):
 
 
 class AccountView(Value):
-    """``next_seq`` and ``prev`` are of the chain of the key with that name; ``keys`` says who acts for the account."""
+    """``next_seq`` and ``prev`` are of the chain of the key with that name; ``keys`` says who acts for the account, and
+    ``acts_for`` for which account the key with that name does: None for none any more.
+    """
 
     id: AccountId
     balance: Account
@@ -164,6 +166,7 @@ class AccountView(Value):
     prev: EntryId
     finality: Finality = "none"
     keys: Keys | None = None
+    acts_for: AccountId | None = None
 
 
 class ProviderView(Value):
