@@ -1,5 +1,7 @@
 """The state against a model of dictionaries that a child could check: money moves as the model says, or not at all."""
 
+from contextlib import suppress
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
@@ -13,6 +15,8 @@ from tests.unit.rules.world import (
     REGISTRY,
     RIVAL,
     Ledger,
+    consent,
+    key,
     make_ask,
     make_attestation,
     make_award,
@@ -20,12 +24,14 @@ from tests.unit.rules.world import (
     make_offer,
     make_receipt,
     make_settlement,
+    make_voucher,
     prices,
     usage,
 )
-from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.errors import Forbidden, Refusal
+from wwwmarket.domain.keys import Rotation
 from wwwmarket.domain.quantity import Slo
-from wwwmarket.domain.records import Dispute, Parameters, Transfer, Withdrawal
+from wwwmarket.domain.records import Dispute, Parameters, TabOpening, TabSettlement, Transfer, Withdrawal
 from wwwmarket.market.audit.balances import expiry_fault
 from wwwmarket.rules.state import State
 
@@ -39,12 +45,13 @@ providers = st.sampled_from((PROVIDER, RIVAL, CLIENT))
 
 
 class Market(RuleBasedStateMachine):
-    """``free``, ``bonds``, ``unbonding`` and ``locks`` are the whole truth: who has what, under which offer, for which
-    award. ``disputed`` are the awards of which nothing came.
+    """``free``, ``bonds``, ``unbonding``, ``locks`` and ``tabs`` are the whole truth: who has what, under which offer, for
+    which award or tab. ``disputed`` are the awards of which nothing came; ``keys`` is what each person signs with now.
     """
 
     offers = Bundle("offers")
     awards = Bundle("awards")
+    tabs = Bundle("tabs")
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +61,8 @@ class Market(RuleBasedStateMachine):
         self.bonds = {}
         self.unbonding = {}
         self.locks = {}
+        self.open_tabs = {}
+        self.keys = {person.account: person for person in PEOPLE}
         self.disputed = set()
         self.settled = []
 
@@ -65,7 +74,7 @@ class Market(RuleBasedStateMachine):
         """Submit; the ledger must agree with the model on whether that is allowed. Returns the entry's id, or None."""
         before, name, refusal = self.ledger.state.root(), None, None
         try:
-            name = self.ledger.submit(author, body).checked.id
+            name = self.ledger.submit(self.keys[author.account], body).checked.id
         except Refusal as answer:
             refusal = answer
         assert (refusal is None) == allowed, refusal or body
@@ -83,6 +92,48 @@ class Market(RuleBasedStateMachine):
         if self.attempt(author, Transfer(to=to.account, amount_micro=amount), allowed=allowed):
             self.free[author.account] -= amount
             self.free[to.account] += amount
+
+    @rule(person=people, replaced=st.booleans())
+    def rotate(self, person, replaced):
+        """The operator's key stays; a key that was replaced puts nothing in its place."""
+        before = self.keys[person.account]
+        following = key(f"after {before.account}")
+        body = Rotation(account=person.account, consent=consent(following, person))
+        if replaced and before is not person:
+            root = self.ledger.state.root()
+            with suppress(Forbidden):
+                self.ledger.submit(person, body)
+                raise AssertionError
+            assert self.ledger.state.root() == root
+        elif self.attempt(person, body, allowed=person is not OPERATOR):
+            self.keys[person.account] = following
+
+    @rule(
+        target=tabs, amount=st.integers(1, 50) | st.just(2 * GRANT), life_ms=st.integers(0, 60_000), own=st.booleans()
+    )
+    def open_tab(self, amount, life_ms, own):
+        provider = CLIENT if own else PROVIDER
+        body = TabOpening(provider=provider.account, locked_micro=amount, expires_ms=self.now_ms + life_ms)
+        allowed = not own and life_ms > 0 and self.free[CLIENT.account] >= amount
+        name = self.attempt(CLIENT, body, allowed=allowed)
+        if name is None:
+            return multiple()
+        self.free[CLIENT.account] -= amount
+        self.open_tabs[name] = body
+        return name
+
+    @rule(tab=tabs, author=st.sampled_from((PROVIDER, RIVAL)), cost=st.integers(0, 60), refund=st.integers(-1, 60))
+    def settle_tab(self, tab, author, cost, refund):
+        opening, paid = self.open_tabs.get(tab), cost - min(refund, cost)
+        voucher = make_voucher(self.keys[CLIENT.account], tab, cost_micro=cost, paid_micro=paid)
+        body = TabSettlement(tab=tab, voucher=voucher)
+        allowed = opening is not None and author is PROVIDER and refund >= 0 and paid <= opening.locked_micro
+        if self.attempt(author, body, allowed=allowed):
+            fee = paid * FEE_PERCENT // 100
+            self.free[CLIENT.account] += opening.locked_micro - paid
+            self.free[PROVIDER.account] += paid - fee
+            self.free[OPERATOR.account] += fee
+            del self.open_tabs[tab]
 
     @rule(target=offers, author=providers, bond=st.integers(0, 10) | st.just(GRANT), life_ms=st.integers(-2, 100_000))
     def offer(self, author, bond, life_ms):
@@ -130,10 +181,11 @@ class Market(RuleBasedStateMachine):
             slo=Slo(ttft_ms=1_000, tpot_ms=1_000),
             expires_ms=self.now_ms + 5,
         )
-        winner = make_ask(provider, bid, offer)
+        winner = make_ask(self.keys[provider.account], bid, offer)
         runner_up = None
         if rival is not None:
-            runner_up = make_ask(self.bonds[rival][0], bid, rival, prices=prices(150_000, 40_000, 500_000))
+            by = self.keys[self.bonds[rival][0].account]
+            runner_up = make_ask(by, bid, rival, prices=prices(150_000, 40_000, 500_000))
         claim_after_ms = self.now_ms + claim_ms
         body = make_award(
             bid, winner, listed, runner_up, claim_after_ms=claim_after_ms, expires_ms=claim_after_ms + life_ms
@@ -173,8 +225,8 @@ class Market(RuleBasedStateMachine):
     def settle(self, award, author, receipt, outcome, counts, times):  # noqa: PLR0917 - one settlement
         provider, body = self.locks.get(award, (PROVIDER, None))
         counted = usage(*((0, 0, 0) if outcome == "failed" else counts))
-        attestation = make_attestation(provider, award, outcome=outcome, usage=counted)
-        received = make_receipt(CLIENT, award, usage=counted, ttft_ms=times[0], latency_ms=times[1])
+        attestation = make_attestation(self.keys[provider.account], award, outcome=outcome, usage=counted)
+        received = make_receipt(self.keys[CLIENT.account], award, usage=counted, ttft_ms=times[0], latency_ms=times[1])
         settlement = make_settlement(award, attestation, received if receipt else None)
         allowed = (
             body is not None
@@ -228,6 +280,10 @@ class Market(RuleBasedStateMachine):
                 if name in self.disputed:
                     self.disputed.discard(name)
                     self.penalise(body.winner.body.offer)
+        for name, body in list(self.open_tabs.items()):
+            if body.expires_ms <= self.now_ms:
+                self.free[CLIENT.account] += body.locked_micro
+                del self.open_tabs[name]
         for name, (_, _, body) in list(self.bonds.items()):
             if body.valid_until_ms <= self.now_ms:
                 self.end_offer(name)
@@ -260,6 +316,7 @@ class Market(RuleBasedStateMachine):
     def the_state_is_the_model(self):
         state = self.ledger.state
         locked = sum(body.locked_micro for _, body in self.locks.values())
+        locked += sum(body.locked_micro for body in self.open_tabs.values())
         for person in PEOPLE:
             account = state.account(person.account)
             bonded = sum(bond for author, bond, _ in self.bonds.values() if author is person)
@@ -269,6 +326,8 @@ class Market(RuleBasedStateMachine):
             assert account.bonded_micro == bonded
         assert set(state.offers()) == set(self.bonds)
         assert set(state.awards()) == set(self.locks)
+        assert set(state.tabs()) == set(self.open_tabs)
+        assert all(state.owned_by(owner.account) == name for name, owner in self.keys.items())
         assert set(state.unbondings()) == set(self.unbonding)
         assert expiry_fault(state) is None
 
