@@ -17,7 +17,7 @@ of each entry
 
 6. its bytes are canonical, of a known kind, and signed by its author,
 7. it is the next of its account's chain,
-8. the asks, attestations and receipts inside it are signed by their signers;
+8. the asks, attestations, receipts, vouchers and consents inside it are signed by their signers;
 
 of the market
 
@@ -25,9 +25,9 @@ of the market
 10. the contract of its kind accepts each entry,
 11. ledger time never goes back, each mark has the root of the replayed state, and the checkpoint follows a mark,
 12. the award is the auction's outcome: the best ask won, prices and lock are those of the clearing,
-13. an award is settled once, and pays what the counted tokens cost,
+13. an award is settled once, and pays what the counted tokens cost; a tab once, what was vouched for and claimed,
 14. nobody spends what it has not, and all accounts together always hold what the genesis granted,
-15. what is locked or bonded belongs to an open award or a listed offer, and none outlives its expiry,
+15. what is locked or bonded belongs to an open award or tab, or a listed offer, and none outlives its expiry,
 16. balances claimed outside of the log are those of the replay.
 
 The ids are stable. Out of scope: asks that an award knows by digest only (their signers can prove an omission), a log

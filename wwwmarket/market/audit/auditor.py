@@ -1,11 +1,12 @@
 """The machine of the audit: files of a log in, findings out, a report at the end. Checks 1, 6 and 8 are its own."""
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from wwwmarket.crypto.signing import open_entry
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised
 from wwwmarket.domain.identity import Digest
-from wwwmarket.domain.records import Award, Genesis, Offer, Settlement, Transfer
+from wwwmarket.domain.keys import Delegation, Rotation
+from wwwmarket.domain.records import Award, Genesis, Offer, Settlement, TabSettlement, Transfer
 from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.note import SignatureType, VerifierKey, parse_note
 from wwwmarket.ledger.tiles import BundleId
@@ -17,6 +18,9 @@ from wwwmarket.rules.check import Checked, check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
 from wwwmarket.rules.succession import check_succession, succession_in
+
+SIGNED_INSIDE: Final = (Award, Settlement, TabSettlement, Rotation, Delegation)
+"""Bodies with words of others in them."""
 
 
 class Auditor:
@@ -142,7 +146,7 @@ class Auditor:
         except Unauthorised as refusal:
             findings.add(Check.NESTED, refusal.message, entry=index, account=account)
             return None
-        findings.examine(Check.NESTED, isinstance(checked.body, Award | Settlement))
+        findings.examine(Check.NESTED, isinstance(checked.body, SIGNED_INSIDE))
         return checked
 
     def _check_succession(self, index: int, checked: Checked) -> None:
