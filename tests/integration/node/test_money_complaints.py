@@ -122,7 +122,7 @@ def test_streamed_spend_is_recorded_and_trips_the_budget():
         operator, provider = await market_of(town, SLOW)
         _, view = await operator.answers.create_key("ada", 60)
         spent, answers = 0, 0
-        while (bought := await buy(operator, operator.node.keyring.pair(view.id))).refusal is None:
+        while (bought := await buy(operator, operator.node.keyring.pairs(view.id)[0])).refusal is None:
             spent += bought.delivered.cost_micro
             answers += 1
             await town.settled()
