@@ -21,7 +21,7 @@ from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, sign, verify
 from wwwmarket.domain.book import OpenTab
-from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Stale, Unauthorised
+from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Stale, TooLarge, Unauthorised
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Prices, Usage
 from wwwmarket.domain.records import (
@@ -41,6 +41,11 @@ from wwwmarket.ledger.merkle import Frontier, complete_root, leaf_hash
 from wwwmarket.ledger.proofs import Proof, inclusion_proof, verify_inclusion
 
 RETRY_MS: Final = 1_000
+
+AWARD_BYTES_MAX: Final = 6_500
+"""Canonical: eight of these with their attestations are one entry, so that nothing at work is beyond claiming. An award
+that lists 64 asks, the most there can be, is about that large.
+"""
 
 AccountOf = Callable[[AccountId], AccountId | None]
 """For which account a key speaks: ``domain.book.Book.account_of``."""
@@ -92,7 +97,9 @@ class Tally:
         return self._tree.size
 
     def check_room(self, award: Award) -> None:
-        """Raises Exhausted, Conflict or Stale: the tab takes no such award now."""
+        """Raises TooLarge, Exhausted, Conflict or Stale: the tab takes no such award now."""
+        if len(canonical.encode(award)) > AWARD_BYTES_MAX:
+            raise TooLarge(f"an award under a tab is at most {AWARD_BYTES_MAX} bytes: list fewer asks")
         if len(self.at_work) >= TAB_OPEN_MAX:
             raise Exhausted(f"{TAB_OPEN_MAX} awards are at work under this tab", retry_after_ms=RETRY_MS)
         held = sum(one.body.award.locked_micro for one in self.at_work.values())
@@ -181,7 +188,7 @@ class Payee:
 
         Raises:
             Unauthorised, Conflict: it is not this client's, of this tab, with a new number, to this provider.
-            Exhausted, Conflict, Stale: as ``Tally.check_room``.
+            TooLarge, Exhausted, Conflict, Stale: as ``Tally.check_room``.
         """
         tally, verified = self._tally, verify(award)
         opened, body = tally.opened, verified.body

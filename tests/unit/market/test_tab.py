@@ -19,16 +19,18 @@ from tests.unit.rules.world import (
     make_bid,
     make_offer,
     make_receipt,
+    make_voucher,
     named,
     usage,
 )
 from wwwmarket.crypto import canonical
-from wwwmarket.crypto.signing import sign
+from wwwmarket.crypto.signing import sign, sign_entry
 from wwwmarket.domain.book import OpenTab
-from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Stale, Unauthorised
-from wwwmarket.domain.quantity import NO_USAGE
+from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Stale, TooLarge, Unauthorised
+from wwwmarket.domain.model import EngineFingerprint
+from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE
 from wwwmarket.domain.records import TabOpening
-from wwwmarket.market.tab import Payee, Payer, Tally, check_proof, examine, name_of, proof_of
+from wwwmarket.market.tab import AWARD_BYTES_MAX, Payee, Payer, Tally, check_proof, examine, name_of, proof_of
 
 RULE = REGISTRY.current.settlement
 TAB, OFFER = named("the tab"), named("the offer")
@@ -153,6 +155,35 @@ def test_never_more_is_at_work_than_the_tab_locks():
         many.begin()
     refused(Exhausted, "exhausted", many.begin)
     refused(Stale, "tab_ends", lambda: Pair().begin(expires_ms=NOW + HOUR_MS + 1))
+
+
+def test_whatever_is_at_work_can_be_claimed_in_one_entry():
+    """Eight awards of the largest size that is taken, with attestations of the longest words; a larger one is refused."""
+    pair = Pair(opened=replace(OPENED, locked_micro=10**9))
+    asks = tuple(f"{number:064x}" for number in range(100))
+    refused(TooLarge, "too_large", lambda: pair.begin(asks=asks))
+    longest = EngineFingerprint(
+        engine="e" * 64, engine_version="v" * 64, model_revision="r" * 64, precision="unknown", gpu_class="g" * 64
+    )
+    size = len(canonical.encode(award(asks=())))
+    fitting = asks[: (AWARD_BYTES_MAX - size) // 67]
+    for _ in range(8):
+        pair.answer(pair.begin(asks=fitting), engine=longest, usage=usage(2**32, 2**32, 2**32))
+    settlement = pair.payee.settlement(NOW + 60_000)
+    assert len(settlement.unvouched) == 8
+    voucher = make_voucher(
+        CLIENT, TAB, cost_micro=INTEGER_MAX, paid_micro=INTEGER_MAX, next_number=8, open=tuple(range(8))
+    )
+    entry = sign_entry(PROVIDER, seq=INTEGER_MAX, prev=OFFER, body=replace(settlement, voucher=voucher))
+    assert AWARD_BYTES_MAX - 67 < len(canonical.encode(settlement.unvouched[0].award.body.award)) <= AWARD_BYTES_MAX
+    assert len(canonical.encode(entry)) <= canonical.ENTRY_BYTES_MAX
+
+
+def test_a_thousand_requests_cost_the_ledger_under_a_hundred_bytes_each():
+    """Both entries of a tab, its settlement as large as an entry can be."""
+    opening = TabOpening(provider=PROVIDER.account, locked_micro=INTEGER_MAX, expires_ms=INTEGER_MAX)
+    opened = canonical.encode(sign_entry(CLIENT, seq=INTEGER_MAX, prev=OFFER, body=opening))
+    assert (len(opened) + canonical.ENTRY_BYTES_MAX) / 1_000 < 100
 
 
 def test_a_provider_takes_no_award_that_it_could_not_claim():
