@@ -17,6 +17,8 @@ from wwwmarket.ports.mirrors import MirrorAnswer
 CONNECT_TIMEOUT_S: Final = 3.0
 SILENCE_TIMEOUT_S: Final = 10.0
 """The longest wait for the next byte of a file."""
+SWITCH_AFTER_S: Final = 3.0
+"""How long one of several servers of a log may keep a reader waiting, before the next one is asked."""
 KEEPALIVE_S: Final = 10.0
 """Shorter than the 15 s after which a node's door closes an idle connection."""
 CONNECTIONS_MAX: Final = 64
@@ -68,9 +70,10 @@ class AnyFiles:
     What comes back is judged by whoever reads it, so it does not matter whose it is.
     """
 
-    def __init__(self, servers: Sequence[LogFiles]) -> None:
+    def __init__(self, servers: Sequence[LogFiles], *, switch_after_s: float = SWITCH_AFTER_S) -> None:
         assert servers, "a log is served by somebody"
         self._servers: Final = tuple(servers)
+        self._switch_after_s = switch_after_s
         self._first = 0
 
     async def read(self, path: str, *, bytes_max: int) -> bytes:
@@ -78,8 +81,12 @@ class AnyFiles:
         refused: list[Refusal] = []
         for turn in range(len(self._servers)):
             place = (self._first + turn) % len(self._servers)
+            is_last = turn == len(self._servers) - 1
             try:
-                content = await self._servers[place].read(path, bytes_max=bytes_max)
+                async with asyncio.timeout(None if is_last else self._switch_after_s):
+                    content = await self._servers[place].read(path, bytes_max=bytes_max)
+            except TimeoutError:
+                refused.append(Unavailable("a server of the log does not answer", retry_after_ms=RETRY_AFTER_MS))
             except (NotFound, Unavailable) as refusal:
                 refused.append(refusal)
             else:

@@ -10,7 +10,7 @@ from wwwmarket.cli.output import emit, printable
 from wwwmarket.domain.errors import NotFound
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.recount import Recount, Source
-from wwwmarket.node.service import Explanation, ReceiptView
+from wwwmarket.node.service import Explanation, Finality, ReceiptView
 
 _SOURCES: Final[dict[Source, str]] = {
     "tokenizer": "a pinned tokenizer",
@@ -21,6 +21,12 @@ RULE: Final = (
     "The lowest score wins (price plus the client's value of the predicted time), and is paid the price at which it "
     "would just have tied with the runner-up: never less than it asked, never more than its own list price."
 )
+
+_FINALITIES: Final[dict[Finality, str]] = {
+    "none": "",
+    "pending": ", pending until a quorum of mirrors has cosigned it",
+    "final": ", final",
+}
 
 
 def explain(
@@ -75,6 +81,7 @@ def summary(told: Explanation, receipt: ReceiptView | None) -> dict[str, object]
     return {
         "award": told.id,
         "status": told.status,
+        "finality": told.finality,
         "model": told.bid.model.name,
         "winner": told.award.winner.signer,
         "cleared_at": told.award.prices,
@@ -102,7 +109,7 @@ def recount_text(recount: Recount) -> str:
 def _receipt_text(receipt: ReceiptView) -> str:
     verdict = "unsigned" if receipt.receipt is None else receipt.receipt.body.verdict
     settled = "not yet settled" if receipt.settlement_index is None else f"settled by entry {receipt.settlement_index}"
-    return printable(f"{verdict}, {settled}")
+    return printable(f"{verdict}, {settled}{_FINALITIES[receipt.finality]}")
 
 
 def why(told: Explanation) -> str:

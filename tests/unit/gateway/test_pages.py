@@ -53,6 +53,13 @@ async def test_pages_are_self_contained(doors, path):
     assert (await doors.head(path)).status_code == 200
 
 
+async def test_the_page_of_a_node_says_what_is_final(doors):
+    """Beside each award, and of the ledger; where there is no committee, it says nothing of it."""
+    page = (await doors.get("/")).text
+    assert "status.final_size" in page
+    assert 'one.finality === "none" ? "" : one.finality' in page
+
+
 async def test_the_openapi_document_is_valid_and_complete(doors):
     """It fits OpenAPI's own model, and every reference in it leads somewhere."""
     document = (await doors.get("/openapi.json")).json()
