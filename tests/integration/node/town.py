@@ -28,6 +28,7 @@ from wwwmarket.node.answers import Answers
 from wwwmarket.node.node import Founding, Joining, Node, World
 from wwwmarket.node.service import Delivered, DeliveryEvent, Preferences, Purchase
 from wwwmarket.ports.engine import ResponsePiece, ServedModel
+from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.store import Orderer
 from wwwmarket.ports.transport import RequestHandler, Stream, StreamHandler
 from wwwmarket.rules.registry import Registry
@@ -219,6 +220,7 @@ class House:
             config=self.config,
             orderer=town.orderer_of(self.name),
             tokenizers=town.tokenizers,
+            mirrors=town.mirrors,
         )
         self.node = Node(world, town.part(self.name))
         await self.node.start()
@@ -277,6 +279,7 @@ class Town:
         self.clock = LoopClock()
         self.network = Network(self.clock, seed=seed)
         self.tokenizers: dict[str, Any] = {}
+        self.mirrors: Mirrors | None = None
         self.houses: dict[str, House] = {}
         self._seed = seed * 1_000
         self._owners: dict[asyncio.Task[Any], str] = {}
