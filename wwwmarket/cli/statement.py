@@ -20,14 +20,19 @@ from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.progress import progress
 from wwwmarket.crypto.signing import open_entry
 from wwwmarket.domain.book import Account
-from wwwmarket.domain.errors import Conflict, Malformed
+from wwwmarket.domain.errors import Conflict, Malformed, Refusal
 from wwwmarket.domain.identity import AccountId
+from wwwmarket.ledger.checkpoint import open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.merkle import Frontier, leaf_hash
+from wwwmarket.ledger.note import NOTE_BYTES_MAX, VerifierKey, parse_note
+from wwwmarket.ledger.quorum import check_quorum, cosigner_keys
 from wwwmarket.market.statement import Grouping, Line, Reader, Total, balance_of, totals, within
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
 
+FINAL_PATH: Final = "final"
+"""Where a node serves its latest final checkpoint; a folder has none, and its checkpoint may be final itself."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 __all__ = ["By", "CsvFile", "From", "LedgerAddress", "Page", "Until", "print_statement", "read_statement"]
@@ -57,12 +62,14 @@ Page: TypeAlias = Annotated[Path | None, option("--page", "Write a page to print
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints. ``opening`` and ``closing`` are the balances around ``lines`` (or ``totals``).
 
-    The replayed log's own state root was compared at each of its marks, up to ``checkpoint_size`` entries.
+    The replayed log's own state root was compared at each of its marks, up to ``checkpoint_size`` entries. The first
+    ``final_size`` of them are final: a quorum of the committee has cosigned them. The rest is pending.
     """
 
     account: AccountId
     log: str
     checkpoint_size: int
+    final_size: int
     opening: Account
     closing: Account
     lines: list[Line]
@@ -77,14 +84,19 @@ def read_statement(
     Raises:
         Refusal: the log cannot be read, an entry does not follow, or the entries are not those of the checkpoint.
     """
-    reader, tree, lines = Reader(account, State(Registry.load())), Frontier(), []
+    reader, tree, lines, final_size = Reader(account, State(Registry.load())), Frontier(), [], 0
     with closing(open_log(ledger)) as log, progress("Reading the ledger") as tell:
-        _, checkpoint = read_checkpoint(log)
+        served = log.read(FINAL_PATH, bytes_max=NOTE_BYTES_MAX)  # first, so that the checkpoint is no older
+        note, checkpoint = read_checkpoint(log)
+        final = served or note
+        until_final = parse_checkpoint(parse_note(final).text).size
         for index, leaf in entries(log, checkpoint, 0):
             tree.append(leaf_hash(leaf))
             line = reader.follow(check(open_entry(leaf)))
             if line is not None:
                 lines.append(line)
+            if tree.size == until_final and _is_final(final, tree.root(), reader.state):
+                final_size = tree.size
             tell(index + 1, checkpoint.size)
     if tree.root() != checkpoint.root:
         raise Conflict("the entries are not those of the log's checkpoint: audit this ledger")
@@ -96,11 +108,23 @@ def read_statement(
         account=account,
         log=checkpoint.origin,
         checkpoint_size=checkpoint.size,
+        final_size=final_size,
         opening=balance_of(lines[:first]),
         closing=balance_of(lines[: first + len(shown)]),
         lines=shown if by is None else [],
         totals=None if by is None else totals(shown, by, _day),
     )
+
+
+def _is_final(note: bytes, root: bytes, state: State) -> bool:
+    """Whether a quorum of the committee in office has cosigned the tree with that root."""
+    committee = state.governance.committee
+    try:
+        opened = open_checkpoint(note, VerifierKey(name=state.origin, account=state.operator), cosigner_keys(committee))
+        check_quorum(opened, committee)
+    except Refusal:
+        return False
+    return opened.checkpoint.root == root
 
 
 def print_statement(statement: Statement, ledger: str, *, csv_file: Path | None, page: Path | None, json: bool) -> None:
@@ -132,6 +156,8 @@ def _print_tables(statement: Statement) -> None:
     rows: list[Any] = [_plain(line) for line in statement.lines] if statement.totals is None else statement.totals
     emit(rows, json=False)
     emit({"opening": statement.opening, "closing": statement.closing, "entries": statement.checkpoint_size}, json=False)
+    if statement.final_size:
+        emit(f"Final up to entry {statement.final_size - 1}: a quorum of mirrors has cosigned it.", json=False)
 
 
 def _plain(line: Line) -> dict[str, Any]:

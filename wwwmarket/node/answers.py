@@ -48,7 +48,6 @@ from wwwmarket.node.tokenizing import ask_around, request_of
 
 _AUCTIONS_KEPT_MAX: Final = 1_024
 """Auctions whose client signs for itself, until it does."""
-_FINAL_SOON_MS: Final = 1_000
 
 
 class Answers:
@@ -373,11 +372,10 @@ class Answers:
 
     def final_checkpoint(self) -> bytes:
         replica = self._node.replica
-        if replica.final is not None:
-            return replica.final.note
-        if not replica.judges.members:
-            raise NotFound("this market has no committee that could make a checkpoint final")
-        raise Unavailable("no checkpoint is final yet", retry_after_ms=_FINAL_SOON_MS)
+        if replica.final is None:
+            why = "is final yet" if replica.judges.members else "can be final: this market has no committee"
+            raise NotFound(f"no checkpoint {why}")
+        return replica.final.note
 
     async def tile(self, path: str) -> bytes:
         size = self._node.replica.checkpoint.checkpoint.size

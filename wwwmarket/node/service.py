@@ -350,8 +350,9 @@ class Service(Protocol):
         ...
 
     def final_checkpoint(self) -> bytes:
-        """The latest checkpoint that is final, with the cosignatures that make it so. Raises Unavailable until there is
-        one; NotFound where no committee could make it.
+        """The latest checkpoint that is final, with the cosignatures that make it so.
+
+        Raises NotFound until there is one, as there never is without a committee.
         """
         ...
 

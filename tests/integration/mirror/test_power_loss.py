@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.mirror.conftest import NAME, Kept, Site, open_site
-from tests.unit.mirror.world import LyingLog
-from tests.unit.rules.world import CLIENT, NOW, PROVIDER, key
+from tests.integration.mirror.conftest import Kept, Site, open_site
+from tests.unit.mirror.world import COMMITTEE, NAMES, LyingLog, finalised
+from tests.unit.rules.world import CLIENT, PROVIDER
 from wwwmarket.config import MirrorConfig
-from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.errors import Conflict, Malformed
 from wwwmarket.domain.records import Transfer
-from wwwmarket.ledger.checkpoint import cosign_checkpoint, open_checkpoint, with_cosignatures
-from wwwmarket.ledger.note import Cosigner
 from wwwmarket.mirror.driver import PENDING
 
-NAMES = (NAME, "mirror.example/b", "mirror.example/c", "mirror.example/d")
-COMMITTEE = Committee(
-    members=tuple(
-        Member(name=name, account=key(f"{name} account").account, cosigner=key(name).account, url="http://127.0.0.1:1")
-        for name in NAMES
-    )
-)
 SMALL = MirrorConfig(fetch_entries_max=256)
 
 
@@ -31,13 +21,6 @@ def grown(log: LyingLog, amount: int) -> LyingLog:
     log.add(CLIENT, Transfer(to=PROVIDER.account, amount_micro=amount))
     log.mark(log.state.now_ms + 1)
     return log
-
-
-def finalised(log: LyingLog, *names: str) -> bytes:
-    """The log's checkpoint with the cosignatures of those."""
-    checkpoint = open_checkpoint(log.note(), log.signer.verifier)
-    lines = [cosign_checkpoint(Cosigner(name, key(name)), checkpoint, timestamp_s=NOW // 1_000) for name in names]
-    return with_cosignatures(checkpoint.note, lines)
 
 
 def cut(path: Path, size: int) -> None:

@@ -7,8 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.unit.audit.logs import log_files, story
+from tests.unit.mirror.world import COMMITTEE, NAMES, LyingLog, finalised
 from tests.unit.rules.world import CLIENT, PROVIDER
 from wwwmarket.cli import app
+from wwwmarket.ledger.checkpoint import open_checkpoint
+from wwwmarket.ledger.export import files
 
 
 @pytest.fixture
@@ -62,6 +65,24 @@ def test_earnings_come_by_day(folder):
     )
     (served,) = [total for total in by_model["totals"] if total["group"] == "qwen3-8b"]
     assert served["output_tokens"] > 0 < served["earned_micro"]
+
+
+def test_a_statement_says_up_to_where_it_is_final(tmp_path):
+    """By a quorum's cosignatures on the copied checkpoint, judged by the committee that the entries themselves name."""
+    log = LyingLog.begun(committee=COMMITTEE)
+
+    def final_size(*names):
+        checkpoint = open_checkpoint(finalised(log, *names), log.signer.verifier)
+        for path, content in files(checkpoint, lambda start, end: log.leaves[start:end]):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+        done = run("account", "statement", CLIENT.account, "--ledger", tmp_path, "--json")
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["final_size"]
+
+    assert final_size(*NAMES[:3]) == len(log.leaves)
+    assert final_size(*NAMES[:2]) == 0
+    assert "Final up to entry" not in run("account", "statement", CLIENT.account, "--ledger", tmp_path).stdout
 
 
 def test_a_ledger_that_does_not_add_up_has_no_statement(folder):

@@ -10,7 +10,13 @@ from wwwmarket.crypto.signing import KeyPair, open_entry, sign_entry
 from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.domain.records import Body, Mark, Transfer
-from wwwmarket.ledger.checkpoint import Checkpoint, sign_checkpoint
+from wwwmarket.ledger.checkpoint import (
+    Checkpoint,
+    cosign_checkpoint,
+    open_checkpoint,
+    sign_checkpoint,
+    with_cosignatures,
+)
 from wwwmarket.ledger.merkle import complete_root, leaf_hash, root_of
 from wwwmarket.ledger.note import Cosigner, Signer, VerifierKey
 from wwwmarket.ledger.proofs import Proof, consistency_proof
@@ -36,6 +42,13 @@ from wwwmarket.rules.state import State
 
 ORIGIN = make_genesis().origin
 CONFIG = MirrorConfig()
+NAMES = ("mirror.example/a", "mirror.example/b", "mirror.example/c", "mirror.example/d")
+COMMITTEE = Committee(
+    members=tuple(
+        Member(name=name, account=key(f"{name} account").account, cosigner=key(name).account, url="http://127.0.0.1:1")
+        for name in NAMES
+    )
+)
 LOG = Signer(ORIGIN, OPERATOR).verifier
 
 
@@ -205,3 +218,10 @@ def honest(entries: int = 3, **changes) -> LyingLog:
         log.add(CLIENT, Transfer(to=PROVIDER.account, amount_micro=1 + amount % 7))
     log.mark(NOW + 1)
     return log
+
+
+def finalised(log: LyingLog, *names: str) -> bytes:
+    """The log's checkpoint with the cosignatures of those."""
+    checkpoint = open_checkpoint(log.note(), log.signer.verifier)
+    lines = [cosign_checkpoint(Cosigner(name, key(name)), checkpoint, timestamp_s=NOW // 1_000) for name in names]
+    return with_cosignatures(checkpoint.note, lines)
