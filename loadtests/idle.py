@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 from live_fleet import Fleet, ready, start, start_engine
 
 from wwwmarket.simulator.fleet import NodeSpec
@@ -67,7 +68,8 @@ def open_nodes(count: int, *, selling: bool) -> Iterator[Fleet]:
     fleet = Fleet()
     with tempfile.TemporaryDirectory(prefix="wwwmarket-idle-") as folder, contextlib.ExitStack() as stack:
         home = Path(folder)
-        engine = ("--engine", start_engine(stack, fleet, 0, SPEC)) if selling else ()
+        spec = ("--spec", msgspec.json.encode(SPEC).decode())
+        engine = ("--engine", start_engine(stack, fleet, 0, SPEC), *spec) if selling else ()
         founder = ready(home, fleet, start(stack, home, fleet, "node-0"))
         for place in range(1, count):
             start(stack, home, fleet, f"node-{place}", "--market", founder.gateway, *engine)

@@ -1,7 +1,7 @@
 """Does the live network agree with the simulator? The same requests, at the same moments, at the same nodes, in both.
 
     python loadtests/live_against_simulated.py [--scenario FILE] [--trace FILE] [--requests 400] [--load 0.9]
-        [--seed 1] [--simulations 5] [--json]
+        [--slowdown 1] [--seed 1] [--simulations 5] [--json]
 
 Live: one process for each node with its own emulated engine, and one more that orders the ledger, on loopback and in
 real time. Simulated: the same fleet and requests under ``--simulations`` seeds of chance. Leaves with 1 where
@@ -11,6 +11,7 @@ attainment or messages per request differ by more than is tolerated, for reasons
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import sys
 import time
@@ -199,6 +200,8 @@ class Comparison:
     generator_late_s: float
     """The 99th percentile of how late the load generator was: what the machine's other work did to this one."""
     cpu_ms_per_request: dict[str, float]
+    load_average: float
+    """Of the machine, before: what else it had to do."""
     failures: dict[str, int]
     """Live refusals and errors in words, and how many of each."""
 
@@ -216,8 +219,11 @@ class Comparison:
 
 def compare(options: argparse.Namespace) -> Comparison:
     scenario = replace(load_scenario(str(options.scenario)), requests=options.requests, load=options.load)
+    slower = tuple(replace(line, slowdown=line.slowdown * options.slowdown) for line in scenario.node)
+    scenario = replace(scenario, node=slower)
     built = build(scenario, options.seed, options.trace)
     simulated = simulated_sides(built, options.simulations)
+    busy = os.getloadavg()[0]
     with open_fleet(built.setup.nodes) as fleet:
         before = fleet.cpu_s()
         outcomes, messages = asyncio.run(replay(fleet, built, built.setup.nodes[0].model))
@@ -229,6 +235,7 @@ def compare(options: argparse.Namespace) -> Comparison:
         requests=len(built.requests),
         span_s=built.requests[-1].at_us / 1e6,
         generator_late_s=late[int(0.99 * len(late))],
+        load_average=busy,
         failures=dict(Counter(one.failed for one in outcomes if one.failed is not None).most_common(8)),
         cpu_ms_per_request={kind: 1_000 * seconds / len(outcomes) for kind, seconds in spent.items()},
     )
@@ -245,6 +252,7 @@ def show(found: Comparison) -> None:
         print(f"{count:4} {reason}")
     spent = ", ".join(f"{kind} {value:.1f}" for kind, value in found.cpu_ms_per_request.items())
     print(f"\nCPU ms a request: {spent}; load generator late by {1_000 * found.generator_late_s:.0f} ms (p99)")
+    print(f"load average of this machine before: {found.load_average:.1f} on {os.cpu_count()} processors")
     print(f"agrees within {ATTAINMENT_POINTS:g} points and {MESSAGES_SHARE:.0%} of the messages: {found.agrees}")
 
 
@@ -254,6 +262,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trace", type=Path, default=HERE / "traces" / "azure-conversations-400.csv")
     made.add_argument("--requests", type=int, default=400)
     made.add_argument("--load", type=float, default=0.9)
+    made.add_argument("--slowdown", type=float, default=1.0, help="of engines, arrivals and objectives, on both sides")
     made.add_argument("--seed", type=int, default=1, help="of the requests")
     made.add_argument("--simulations", type=int, default=5, help="seeds of the simulator's own chance")
     made.add_argument("--json", action="store_true")

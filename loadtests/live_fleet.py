@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import msgspec
 
 from wwwmarket.bootstrap import load_or_create_key
 from wwwmarket.simulator.fleet import NodeSpec
@@ -63,7 +64,7 @@ def open_fleet(specs: Sequence[NodeSpec]) -> Iterator[Fleet]:
         paid = [word for account in accounts for word in ("--pay", account)]
         founder = ready(home, fleet, start(stack, home, fleet, "operator", *paid))
         for name, engine, spec in zip(names, engines, specs, strict=True):
-            words = ("--market", founder.gateway, "--engine", engine, "--slots", str(spec.slots))
+            words = ("--market", founder.gateway, "--engine", engine, "--spec", msgspec.json.encode(spec).decode())
             start(stack, home, fleet, name, *words)
         for name in names:
             node = ready(home, fleet, name)

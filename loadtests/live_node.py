@@ -8,16 +8,21 @@ import contextlib
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace as changed
 
 from wwwmarket.bootstrap import NodeSettings, OfferSettings, Running, begin_selling, open_engine, open_node
-from wwwmarket.config import WAN
+from wwwmarket.config import WAN, NodeConfig
+from wwwmarket.dispatch.fitting import Fit
+from wwwmarket.dispatch.prediction import PROMPT_TOKENS_TYPICAL
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.quantity import Slo
 from wwwmarket.domain.records import Transfer
 from wwwmarket.market.policy import Policy
+from wwwmarket.simulator.fleet import NodeSpec
 from wwwmarket.simulator.marketplace import MARGIN_PPM
 from wwwmarket.simulator.providing import COST_PPM, HOLD_MS, LIST_PRICE, QUEUE_FACTOR
 
@@ -27,11 +32,31 @@ SHARE_MICRO = 10**13
 PROMISE = Slo(ttft_ms=60_000, tpot_ms=1_000)
 
 
-def configuration() -> object:
-    """What the simulator's market runs with."""
-    from dataclasses import replace
+ASK_TIMEOUT_MS = 3_000
+"""Longer than the simulator's: there nobody on one machine ever needs more than some milliseconds, so its own bound is
+never met. A machine that is short of processors must not look like a market of silent providers.
+"""
 
-    return replace(WAN, auction=replace(WAN.auction, margin_ppm=MARGIN_PPM, hold_ms=HOLD_MS))
+
+def configuration() -> NodeConfig:
+    """What the simulator's market runs with, but for ``ASK_TIMEOUT_MS``."""
+    terms = replace(WAN.auction, margin_ppm=MARGIN_PPM, hold_ms=HOLD_MS, ask_timeout_ms=ASK_TIMEOUT_MS)
+    return replace(WAN, auction=terms)
+
+
+def fit_of(spec: NodeSpec) -> Fit:
+    """What a benchmark of that engine would come to: its step times alone, and with all slots taken."""
+    model = spec.step_time()
+    alone_ms = model.step_ms(1, PROMPT_TOKENS_TYPICAL)
+    full_ms = model.step_ms(spec.slots, spec.slots * PROMPT_TOKENS_TYPICAL)
+    return Fit(
+        ttft_ms=model.front_end_ms + alone_ms,
+        ttft_ms_per_token=model.token_ms,
+        tpot_ms=alone_ms,
+        tpot_ms_per_sequence=(full_ms - alone_ms) / max(1, spec.slots - 1),
+        ttft_error_ppm=0,
+        tpot_error_ppm=0,
+    )
 
 
 def offer_of(engine: str, slots: int) -> OfferSettings:
@@ -59,14 +84,16 @@ async def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     async with contextlib.AsyncExitStack() as stack:
-        offer = None if options.engine is None else offer_of(options.engine, options.slots)
+        spec = msgspec.json.decode(options.spec, type=NodeSpec)
+        offer = None if options.engine is None else offer_of(options.engine, spec.slots)
         opened = None if offer is None else await stack.enter_async_context(open_engine(offer))
         running = await stack.enter_async_context(open_node(settings))
         for account in options.pay:
             transfer = Transfer(to=AccountId(account), amount_micro=SHARE_MICRO)
             await running.node.author.settle(running.node.world.key.account, transfer)
         if opened is not None and offer is not None:
-            await begin_selling(running.node, opened.engine, opened.description, opened.served, offer)
+            fit = fit_of(spec)
+            await begin_selling(running.node, opened.engine, opened.description, opened.served, offer, fit=fit)
         announce(running, options.ready)
         failing = asyncio.ensure_future(running.node.wait_failed())
         stopping = asyncio.ensure_future(told.wait())
@@ -90,7 +117,7 @@ def main() -> None:
     parser.add_argument("--market", help="gateway of the founding node; without it this node founds")
     parser.add_argument("--pay", action="append", default=[], help="account that a founder gives its share")
     parser.add_argument("--engine", help="base address of the engine to sell")
-    parser.add_argument("--slots", type=int, default=8, help="sequences that the engine runs at once")
+    parser.add_argument("--spec", default='{"gpu": "H100-SXM", "model": "Qwen3-0.6B"}', help="the engine, as JSON")
     asyncio.run(serve(parser.parse_args()))
 
 

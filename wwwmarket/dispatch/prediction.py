@@ -125,7 +125,8 @@ class Line(Value):
 
 class Observation(Value):
     """One finished request. ``input_tokens_ahead`` were to be computed before its first token, its own included;
-    ``concurrency`` sequences, itself included, ran beside it on average. It did not wait for a slot.
+    ``concurrency`` sequences, itself included, ran beside it on average. One that ``waited`` for a slot shows nothing
+    of how fast first tokens come.
     """
 
     input_tokens_ahead: Tokens
@@ -133,6 +134,7 @@ class Observation(Value):
     concurrency: int
     ttft_ms: Millis
     finish_ms: Millis
+    waited: bool = False
 
 
 class LearntLatency(Value):
@@ -172,7 +174,7 @@ class LearntLatency(Value):
         if seen.output_tokens > 1:
             tpot_ms = max(0, seen.finish_ms - seen.ttft_ms) / (seen.output_tokens - 1)
             tpot = tpot.observe(max(1, seen.concurrency), tpot_ms)
-        ttft = self.ttft.observe(seen.input_tokens_ahead, seen.ttft_ms)
+        ttft = self.ttft if seen.waited else self.ttft.observe(seen.input_tokens_ahead, seen.ttft_ms)
         return LearntLatency(ttft=ttft, tpot=tpot, limits=self.limits)
 
     def step_time(self) -> StepTimeModel:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wwwmarket.dispatch.prediction import LearntLatency, Load, Observation, Work
+from wwwmarket.dispatch.remaining_length import RemainingLengths
 from wwwmarket.domain.errors import Refusal, TooLarge
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.market.offer import Forecast
@@ -24,9 +25,11 @@ POLLS_MISSED_MAX: Final = 4
 class _Job:
     input_tokens: int
     output_tokens: int
+    output_tokens_max: int
     begun_ms: float
     ahead_tokens: int
     concurrency: int
+    waited: bool
     pieces: int = 0
     first_ms: float | None = None
 
@@ -40,6 +43,7 @@ class Forecasting:
         self._clock = clock
         self._poll_ms = poll_ms
         self._jobs: dict[EntryId, _Job] = {}
+        self._lengths = RemainingLengths()
         self.others_running = 0
         self.others_waiting = 0
         self._kv_usage_ppm: int | None = None
@@ -78,7 +82,7 @@ class Forecasting:
         """Predict a request if it arrived now. None while the engine is unknown, or could never fit it."""
         if not self.known:
             return None
-        work = tuple(_left(job) for job in self._jobs.values())
+        work = tuple(self._left(job) for job in self._jobs.values())
         running = sum(1 for job in self._jobs.values() if job.first_ms is not None)
         hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
         load = Load(
@@ -94,14 +98,18 @@ class Forecasting:
             return None
         return Forecast(ttft_ms=predicted.ttft_ms, finish_ms=predicted.finish_ms)
 
-    def started(self, award: EntryId, *, input_tokens: int, output_tokens: int) -> None:
+    def started(self, award: EntryId, *, input_tokens: int, output_tokens: int, output_tokens_max: int) -> None:
+        """``output_tokens`` are expected of it, at most ``output_tokens_max`` will come."""
         ahead = sum(job.input_tokens for job in self._jobs.values() if job.first_ms is None)
+        in_hand = len(self._jobs) + 1 + self.others_running + self.others_waiting
         self._jobs[award] = _Job(
             input_tokens=input_tokens,
             output_tokens=output_tokens,
+            output_tokens_max=output_tokens_max,
             begun_ms=self._clock.monotonic_ms(),
             ahead_tokens=ahead + input_tokens,
             concurrency=len(self._jobs) + 1 + self.others_running,
+            waited=in_hand > self._model.limits.sequences_max,
         )
 
     def said(self, award: EntryId) -> None:
@@ -116,23 +124,31 @@ class Forecasting:
     def ended(self, award: EntryId, output_tokens: int | None) -> None:
         """The execution is over; ``output_tokens`` where it ran to its end, so that it can be learnt from."""
         job = self._jobs.pop(award, None)
-        if job is None or output_tokens is None or job.first_ms is None or job.pieces < 2:
+        if job is None or output_tokens is None or job.first_ms is None:
             return
+        self._lengths.observe(output_tokens)
+        if job.pieces < 2:
+            return
+        beside = (job.concurrency + len(self._jobs) + 1 + self.others_running) // 2
         now_ms = self._clock.monotonic_ms()
         seen = Observation(
             input_tokens_ahead=job.ahead_tokens,
             output_tokens=output_tokens,
-            concurrency=max(1, (job.concurrency + len(self._jobs) + 1 + self.others_running) // 2),
+            concurrency=max(1, min(beside, self._model.limits.sequences_max)),
             ttft_ms=max(1, round(job.first_ms - job.begun_ms)),
             finish_ms=max(1, round(now_ms - job.begun_ms)),
+            waited=job.waited,
         )
         self._model = self._model.observe(seen)
 
-
-def _left(job: _Job) -> Work:
-    begun = job.first_ms is not None
-    return Work(
-        input_tokens_left=0 if begun else job.input_tokens,
-        output_tokens_left=max(1, job.output_tokens - job.pieces),
-        context_tokens=job.input_tokens + job.pieces if begun else 0,
-    )
+    def _left(self, job: _Job) -> Work:
+        """One that outlasts what was expected of it is not about to end: what others came to says how much is left."""
+        begun = job.first_ms is not None
+        left = self._lengths.left(
+            job.pieces, expected=job.output_tokens, prior=job.output_tokens, longest=job.output_tokens_max
+        )
+        return Work(
+            input_tokens_left=0 if begun else job.input_tokens,
+            output_tokens_left=max(1, left),
+            context_tokens=job.input_tokens + job.pieces if begun else 0,
+        )

@@ -128,7 +128,10 @@ class Serving:
             self._books.advances.begun(self._id, bid.client, self._award.locked_micro)
         self._desk.seller.step(offer.ExecutionStarted(bid=self._award.winner.body.bid))
         self._desk.forecasting.started(
-            self._id, input_tokens=bid.input_tokens, output_tokens=bid.expected_output_tokens
+            self._id,
+            input_tokens=bid.input_tokens,
+            output_tokens=bid.expected_output_tokens,
+            output_tokens_max=bid.max_output_tokens,
         )
         try:
             yield

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, verify
 from wwwmarket.dispatch.prediction import Load, TableLatency, Work
+from wwwmarket.dispatch.remaining_length import RemainingLengths
 from wwwmarket.domain.errors import Refusal, TooLarge
 from wwwmarket.domain.identity import EntryId, NodeId, SealingKey
 from wwwmarket.domain.model import EngineFingerprint, Model
@@ -22,7 +23,6 @@ from wwwmarket.market import execution, offer, policy, settlement
 from wwwmarket.simulator.books import ORIGIN, Books
 from wwwmarket.simulator.engines import Seen
 from wwwmarket.simulator.events import EPOCH_MS
-from wwwmarket.simulator.lengths import Residuals
 from wwwmarket.simulator.world import NodeTwin, World
 
 R = TypeVar("R", bound=Record)
@@ -77,7 +77,8 @@ class Knowledge:
         self._model = node.believed
         self._speed = 1.0
         self._promise = PROMISES.get(node.character, 1.0)
-        self._residuals = Residuals(setup.output_tokens_prior, setup.output_tokens_max)
+        self._lengths = RemainingLengths()
+        self._prior, self._longest = setup.output_tokens_prior, setup.output_tokens_max
         self._jobs: dict[int, _Job] = {}
 
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> offer.Forecast | None:
@@ -101,7 +102,8 @@ class Knowledge:
 
     def _left(self, seen: Seen, otherwise: int) -> int:
         job = self._jobs.get(seen.key)
-        return self._residuals.left(seen.produced, otherwise if job is None else job.expected)
+        expected = otherwise if job is None else job.expected
+        return self._lengths.left(seen.produced, expected=expected, prior=self._prior, longest=self._longest)
 
     def started(self, key: int, expected: int) -> None:
         self._jobs[key] = _Job(expected)
@@ -117,7 +119,7 @@ class Knowledge:
         job = self._jobs.pop(key, None)
         if job is None or output_tokens is None:
             return
-        self._residuals.observe(output_tokens)
+        self._lengths.observe(output_tokens)
         if job.first_us is None or output_tokens < CALIBRATING_TOKENS:
             return
         batch, context = self._batch()

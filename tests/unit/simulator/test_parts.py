@@ -9,7 +9,6 @@ from wwwmarket.domain.errors import Malformed, NotFound
 from wwwmarket.simulator.engines import EngineTwin
 from wwwmarket.simulator.events import EventLoop
 from wwwmarket.simulator.fleet import NodeSpec, idle_ms
-from wwwmarket.simulator.lengths import Residuals
 from wwwmarket.simulator.network import Network
 from wwwmarket.simulator.scenario import build, changed, load_scenario, shipped
 from wwwmarket.simulator.workload import Piece, piecewise_poisson, read_trace, repeated
@@ -137,15 +136,6 @@ def test_a_snapshot_counts_tokens_as_they_come():
     run(loop)
     assert [one.produced + one.output_left for one in seen] == [100, 100, 100]
     assert seen[0].produced == 0 < seen[1].produced < seen[2].produced
-
-
-def test_what_goes_on_is_expected_to_go_on():
-    """An answer that has been going on for long is expected to go on longer than was expected of it at first."""
-    residuals = Residuals(100, 8_192)
-    for length in [10] * 150 + [1_000] * 150:
-        residuals.observe(length)
-    assert residuals.left(0, 77) == 77
-    assert residuals.left(500, 77) > 400
 
 
 def test_rates_are_piecewise():

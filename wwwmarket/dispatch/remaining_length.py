@@ -1,7 +1,7 @@
-"""What a provider can honestly know of how much longer an answer goes on: the simulator's stand-in for foresight.
+"""What a provider can honestly know of how much longer an answer goes on, from the lengths of those that it has seen.
 
-The prior is the class's mean, worth a few observations. What is left of an answer that goes on is the mean rest of the
-answers seen to be at least as long: long answers are long because they are long.
+What is left of an answer that goes on is the mean rest of the answers seen to be at least as long: long answers are
+long because they are long. A prior stands for a few more of them.
 """
 
 from bisect import bisect_right, insort
@@ -9,16 +9,15 @@ from collections import deque
 from typing import Final
 
 PRIOR_WEIGHT: Final = 4
+"""Answers that the prior stands for."""
 REMEMBERED: Final = 256
 """Recent lengths that a provider remembers."""
 
 
-class Residuals:
-    """Expected tokens left of an answer, by those produced; ``longest`` is the bound that everybody knows."""
+class RemainingLengths:
+    """Expected tokens left of an answer, by those produced."""
 
-    def __init__(self, prior_tokens: float, longest: int) -> None:
-        self._prior = prior_tokens
-        self._longest = longest
+    def __init__(self) -> None:
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []
 
@@ -28,11 +27,13 @@ class Residuals:
         self._recent.append(output_tokens)
         insort(self._sorted, output_tokens)
 
-    def left(self, produced: int, expected: int) -> int:
-        """``expected`` is what was expected of this answer before it began."""
+    def left(self, produced: int, *, expected: int, prior: float, longest: int) -> int:
+        """``expected`` is what was expected of this answer before it began, ``longest`` what bounds it; ``prior`` is
+        the mean rest of an answer where nothing was seen.
+        """
         if produced == 0:
             return expected
         longer = self._sorted[bisect_right(self._sorted, produced) :]
         seen = sum(longer) - produced * len(longer)
-        memoryless = min(self._prior, self._longest - produced)
+        memoryless = max(0, min(prior, longest - produced))
         return max(1, round((PRIOR_WEIGHT * memoryless + seen) / (PRIOR_WEIGHT + len(longer))))
