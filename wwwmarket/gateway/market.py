@@ -180,14 +180,17 @@ def _add_awarding(doors: APIRouter, service: Service, config: GatewayConfig, sch
         openapi_extra=schemas.body(schemas.of(SignedAward), example=_EXAMPLE_AWARD),
     )
     async def award(request: Request) -> Response:
-        """Execute an award that the client itself has signed."""
+        """Execute an award that the client itself has signed.
+
+        The answer is the engine's, byte for byte: its digest is what the provider attests.
+        """
         signed = decode(await read_body(request, config, bytes_max=2 * config.request_bytes_max), _SIGNED_AWARD)
         leaf, text = signed.entry.encode(), signed.request.encode()
         if len(leaf) > ENTRY_BYTES_MAX:
             raise TooLarge(f"an entry is at most {ENTRY_BYTES_MAX} bytes", param="entry")
         wanted = read_generation(signed.path, text, output_tokens_default=config.output_tokens_default)
         events = service.accept(leaf, signed.path, text, bytes.fromhex(signed.salt))
-        return answer_of(events, config, stream=wanted.stream, include_usage=wanted.include_usage)
+        return answer_of(events, config, stream=wanted.stream, exact=True)
 
     @doors.post(
         "/v1/entries",

@@ -109,17 +109,18 @@ def sale_headers(event: Awarded | Delivered) -> list[tuple[bytes, bytes]]:
 
 
 class WholeAnswer(Response):
-    """The engine's JSON with the cost spliced in."""
+    """The engine's JSON with the cost spliced in; ``exact``: as it came."""
 
-    def __init__(self, events: AsyncIterator[DeliveryEvent], config: GatewayConfig) -> None:
+    def __init__(self, events: AsyncIterator[DeliveryEvent], config: GatewayConfig, *, exact: bool = False) -> None:
         super().__init__()
         self._events = events
         self._config = config
+        self._exact = exact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's form
         async with until_disconnect(receive):
             answer, delivered = await whole(self._events, self._config.response_bytes_max)
-            body = splice(answer, delivered)
+            body = answer if self._exact else splice(answer, delivered)
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode("ascii")),
@@ -132,13 +133,16 @@ class WholeAnswer(Response):
 
 
 class StreamedAnswer(Response):
-    """Server-sent events, each forwarded as it comes."""
+    """Server-sent events, each forwarded as it comes; ``exact``: all of them, and nothing is added."""
 
-    def __init__(self, events: AsyncIterator[DeliveryEvent], config: GatewayConfig, *, include_usage: bool) -> None:
+    def __init__(
+        self, events: AsyncIterator[DeliveryEvent], config: GatewayConfig, *, include_usage: bool, exact: bool = False
+    ) -> None:
         super().__init__()
         self._events = events
         self._config = config
         self._include_usage = include_usage
+        self._exact = exact
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's form
         out = _EventWriter(send, self._config.write_timeout_s)
@@ -160,13 +164,13 @@ class StreamedAnswer(Response):
         splicer = StreamSplicer()
         async for event in events:
             if isinstance(event, ResponsePiece):
-                await out.write(splicer.passed(event.data))
+                await out.write(event.data if self._exact else splicer.passed(event.data))
             elif isinstance(event, Awarded):
                 out.sale = event
             elif isinstance(event, Delivered):
                 out.sale = event
                 check_outcome(event)
-                await out.finish(splicer.ending(event, include_usage=self._include_usage))
+                await out.finish(b"" if self._exact else splicer.ending(event, include_usage=self._include_usage))
                 return
         raise AssertionError("a purchase ends with Delivered or a refusal")
 
@@ -215,12 +219,17 @@ class _EventWriter:
 
 
 def answer_of(
-    events: AsyncIterator[DeliveryEvent], config: GatewayConfig, *, stream: bool, include_usage: bool
+    events: AsyncIterator[DeliveryEvent],
+    config: GatewayConfig,
+    *,
+    stream: bool,
+    include_usage: bool = False,
+    exact: bool = False,
 ) -> Response:
-    """The answer in the form that the request asked for."""
+    """The answer in the form that the request asked for. ``exact``: its very bytes, for who signs for their digest."""
     if stream:
-        return StreamedAnswer(events, config, include_usage=include_usage)
-    return WholeAnswer(events, config)
+        return StreamedAnswer(events, config, include_usage=include_usage, exact=exact)
+    return WholeAnswer(events, config, exact=exact)
 
 
 async def until_answered(
