@@ -8,11 +8,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 VLLM_ENV ?= .vllm-env
+CLIENTS := .clients
+NEEDED := tests/foreign/clients/requirements
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint test-quick test-slow test-vllm vllm-env bench foreign-tools constraints clean
+.PHONY: help demo test lint test-quick test-slow test-vllm test-clients vllm-env bench foreign-tools constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,6 +38,9 @@ test-slow: $(VENV)/.dev foreign-tools ## the tests that take minutes
 
 test-vllm: $(VENV)/.dev vllm-env ## a real vLLM and a real llama.cpp in one live market
 	$(BIN)/pytest -m vllm -s tests/foreign/vllm
+
+test-clients: $(VENV)/.dev $(CLIENTS)/guidellm/.ready $(CLIENTS)/aiperf/.ready $(CLIENTS)/litellm/.ready $(CLIENTS)/js/.ready ## other projects' clients and benchmarks, in environments of their own (7 GB)
+	$(BIN)/pytest -s tests/foreign/clients
 
 vllm-env: $(VLLM_ENV)/.ready ## vLLM's CPU build in an environment of its own (2.3 GB)
 
@@ -75,6 +80,16 @@ $(VLLM_ENV)/.ready: tests/foreign/vllm/requirements.txt
 	$(VLLM_ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
+$(CLIENTS)/js/.ready: $(NEEDED)/package.json $(NEEDED)/package-lock.json
+	@mkdir -p $(@D) && cp $^ $(@D)/
+	npm ci --silent --prefix $(@D)
+	@touch $@
+
+$(CLIENTS)/%/.ready: $(NEEDED)/%.txt
+	@if [ ! -x $(@D)/bin/python ]; then mkdir -p $(CLIENTS) && $(PYTHON) -m venv $(@D); fi
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 constraints: | $(BIN)/python ## constraints.txt anew: the newest versions that pyproject.toml allows
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(BIN)/python -m venv "$$fresh/venv"; \
@@ -84,4 +99,4 @@ constraints: | $(BIN)/python ## constraints.txt anew: the newest versions that p
 	mv "$$fresh/constraints.txt" constraints.txt
 
 clean: ## everything that these targets made
-	rm -rf $(VENV) $(VLLM_ENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(VLLM_ENV) $(CLIENTS) build dist .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "mirror": Command("wwwmarket.cli.mirror:app", "Replay, store and cosign a market's ledger; sign its decrees."),
     "provider": Command("wwwmarket.cli.provider:app", "Sell an engine's idle capacity; see how it goes; leave."),
     "bid": Command("wwwmarket.cli.bid:bid", "Buy one answer at auction."),
+    "chat": Command("wwwmarket.cli.chat:chat", "Talk to a model, each answer bought at auction."),
     "explain": Command("wwwmarket.cli.explain:explain", "Show why an award went where it went."),
     "account": Command("wwwmarket.cli.account:app", "Show what an account has, and say whose keys act for it."),
     "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries; get proofs."),

@@ -77,7 +77,7 @@ def bid(  # noqa: PLR0913 - each is a term of the bid
             )
         ),
         max_price_micro=max_price,
-        slo=_slo(ttft_ms, tpot_ms),
+        slo=slo_of(ttft_ms, tpot_ms),
         time_value_micro_per_s=time_value,
     )
     with GatewayClient(gateway, api_key) as client:
@@ -85,7 +85,7 @@ def bid(  # noqa: PLR0913 - each is a term of the bid
             _tell(client, _show_stream(client, terms))
             return
         bought = client.post("/v1/bids", terms, Bought)
-        emit(bought if json else _plain(_content(bytes(bought.response))), json)
+        emit(bought if json else plain(_content(bytes(bought.response))), json)
         _tell(client, bought.award)
 
 
@@ -98,7 +98,8 @@ def _prompt(given: str) -> str:
     return text
 
 
-def _slo(ttft_ms: int | None, tpot_ms: int | None) -> Slo | None:
+def slo_of(ttft_ms: int | None, tpot_ms: int | None) -> Slo | None:
+    """The objective, with the half that was not given left open."""
     if ttft_ms is None and tpot_ms is None:
         return None
     return Slo(ttft_ms=ttft_ms or ANY_TTFT_MS, tpot_ms=tpot_ms or ANY_TPOT_MS)
@@ -117,10 +118,10 @@ def _show_stream(client: GatewayClient, terms: BidForKey) -> str:
     request = {**msgspec.json.decode(bytes(terms.request)), "stream": True}
     with client.stream(CHAT, request, headers_of(terms)) as (headers, lines):
         for piece in pieces(lines):
-            sys.stdout.write(_plain(piece))
+            sys.stdout.write(plain(piece))
             sys.stdout.flush()
         sys.stdout.write("\n")
-        return _award(headers)
+        return award_of(headers)
 
 
 def headers_of(terms: BidForKey) -> dict[str, str]:
@@ -157,7 +158,8 @@ def pieces(lines: Iterator[str]) -> Iterator[str]:
     raise Unavailable("the answer broke off before its end", retry_after_ms=1_000)
 
 
-def _award(headers: httpx.Headers) -> str:
+def award_of(headers: httpx.Headers) -> str:
+    """Raises Malformed where an answer names none."""
     award = headers.get("x-wwwmarket-award", "")
     if not award:
         raise Malformed("what answered is no gateway of a market: its answer names no award")
@@ -177,6 +179,6 @@ def _decimal(micro: int) -> str:
     return credits_text(micro).replace(",", "")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A model's text with what could steer a terminal made visible; lines stay lines."""
     return text.translate(_CONTROLS)

@@ -104,7 +104,7 @@ def test_the_terms_arrive_as_they_were_given(price, value):
 
 def test_a_model_cannot_steer_the_terminal():
     """Escapes in an answer are shown, not obeyed; its lines stay lines."""
-    assert command._plain("a\x1b[2J\nb\tc\x9b") == "a\\x1b[2J\nb\tc\\x9b"
+    assert command.plain("a\x1b[2J\nb\tc\x9b") == "a\\x1b[2J\nb\tc\\x9b"
 
 
 def test_a_stream_is_not_json():
@@ -190,4 +190,4 @@ def test_a_prompt_without_end_is_refused(monkeypatch):
 )
 def test_half_an_objective_leaves_the_other_half_open(ttft_ms, tpot_ms, slo):
     """Who asks for one latency does not ask for the other."""
-    assert command._slo(ttft_ms, tpot_ms) == (None if slo is None else Slo(ttft_ms=slo[0], tpot_ms=slo[1]))
+    assert command.slo_of(ttft_ms, tpot_ms) == (None if slo is None else Slo(ttft_ms=slo[0], tpot_ms=slo[1]))
