@@ -52,7 +52,7 @@ class _Chain:
 
 
 class Author:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what an author asks of its node
         self,
         submission: Submission,
         store: RecordStore,
