@@ -16,12 +16,14 @@ from typing import Final
 
 from wwwmarket.cli.demo.processes import Child
 from wwwmarket.cli.serving import Serving
+from wwwmarket.domain.errors import Unavailable
 
 MODEL: Final = "Qwen3-8B"
 PRICE: Final = "20"
 """Credits per million tokens, so that a short answer costs hundreds of micro-credits and rounding shows."""
 SLOWED: Final = "0.1"
 """Answers of some seconds, as a large model's: there is a middle of a stream in which to leave or to die."""
+READY_WITHIN_S: Final = 240.0
 SETTLING_S: Final = 3.0
 """After a node serves again: connections of clients to the old one still break."""
 
@@ -109,5 +111,12 @@ class Hazards:
         )
 
     def _start(self, name: str, *arguments: str) -> Serving:
+        """Raises Unavailable where it ends by itself; a loaded machine is waited for."""
         child = self._children[name] = Child(name, [*arguments, "--json"], self._home / name)
-        return child.ready()
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while True:
+            try:
+                return child.ready()
+            except Unavailable:
+                if child.returncode is not None or time.monotonic() > deadline_s:
+                    raise

@@ -275,3 +275,18 @@ def test_trade_with_oneself_costs_the_market_s_fee():
         turned += paid // 100
     assert turned > 0
     assert wealth(ledger, CLIENT, PROVIDER) == 2 * GRANT - turned
+
+
+def test_collusion_for_reputation_buys_ten_times_the_bond_a_day(ledger):
+    """A client and a provider of one owner trade a whole day: what counts as kept is bounded by what they leave bonded
+    (``contracts/reputation/v1``), however much they trade.
+    """
+    offers = ledger.list_offers()
+    paid = 0
+    for _ in range(300):
+        award = ledger.award(offers)
+        before = wealth(ledger, PROVIDER)
+        ledger.submit(CLIENT, settled(award))
+        paid += wealth(ledger, PROVIDER) - before
+    bonded = ledger.state.account(PROVIDER.account).bonded_micro
+    assert paid > 10 * bonded == ledger.state.standing(PROVIDER.account).kept_micro > 0

@@ -51,7 +51,7 @@ GRANT = 2_000_000
 PARTIES = 12
 UNSIGNED = "0" * 128
 FIRST = {rule: source for rule, source in REGISTRY.hashes.items() if rule.endswith("/v1")}
-SECOND = {rule: REGISTRY.hashes[rule] for rule in ("account/v1", "award/v1", "offer/v2", "settlement/v2")}
+SECOND = REGISTRY.latest
 ENGINE = EngineFingerprint(engine="vllm", engine_version="1", model_revision="main", precision="bf16", gpu_class="H100")
 OUTCOMES = ("completed", "completed", "cancelled", "failed")
 

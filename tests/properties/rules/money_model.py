@@ -41,7 +41,7 @@ class Model:
     bonds: dict[str, Bond] = field(default_factory=dict)
     unbonding: dict[str, Bond] = field(default_factory=dict)
     second: bool = True
-    """Whether the second versions of the contracts are in force: refunds, fees, disputes, bonds that outlive offers."""
+    """Whether the newest contracts are in force: refunds, fees, disputes, bonds that outlive offers."""
     closed: set[str] = field(default_factory=set)
 
     def total(self) -> int:
