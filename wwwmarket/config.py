@@ -12,7 +12,9 @@ _PATIENT: Final = Slo(ttft_ms=10_000, tpot_ms=1_000)
 class AuctionConfig:
     neighbours_asked: int = 3
     """Few and random beats many and near; with oneself this makes four asks, at any market's size."""
-    reserves_asked: int = 8
+    reserves_asked: int = 5
+    """Eight met the objective no oftener (98.46 against 98.49 % of two seeds, a hundred nodes, load 0.9) and took 10.1
+    messages a request where five take 8.9."""
     newcomer_ppm: int = 100_000
     """In so many draws one place of the first round is a provider's who has no settlement yet: whoever is new can earn
     a name, and a flood of new names gets no more than this."""

@@ -143,6 +143,7 @@ def foresee(  # noqa: PLR0913 - an engine, what is in it, and a request
     own: Part,
     *,
     grain: int = 1,
+    usual: int = 0,
 ) -> Seen | None:
     """When ``own``, behind all others, has its first token and its last; None where KV would run out.
 
@@ -162,11 +163,11 @@ def foresee(  # noqa: PLR0913 - an engine, what is in it, and a request
         [part.input_tokens, -(-part.output_tokens // grain) * grain, part.computed_tokens, 0] for part in waiting
     )
     queue.append([own.input_tokens, own.output_tokens, own.computed_tokens, 1])
-    return _play(forward, queue, grain)
+    return _play(forward, queue, grain, own, usual)
 
 
-def _play(forward: _Forward, queue: deque[list[int]], grain: int) -> Seen | None:
-    first_ms, own_end = None, None
+def _play(forward: _Forward, queue: deque[list[int]], grain: int, own: Part, usual: int) -> Seen | None:
+    first_ms, own_end, kept = None, None, 0
     for _ in range(SEGMENTS_MAX):
         ended = forward.prefill(queue) if queue or forward.partial else None
         if ended is None:
@@ -178,7 +179,10 @@ def _play(forward: _Forward, queue: deque[list[int]], grain: int) -> Seen | None
         for prompt in ended or ():
             if prompt[3]:
                 first_ms, own_end = forward.now_ms, forward.step + prompt[1] - 1
+                kept = min(usual, len(forward.ends) + 1)
             forward.start(prompt, 1 if prompt[3] else grain)
         if own_end is not None and forward.step >= own_end and first_ms is not None:
             return Seen(first_ms, forward.now_ms)
+        for _ in range(kept - len(forward.ends) - len(forward.partial) - len(queue)):
+            queue.append([own.input_tokens, -(-own.output_tokens // grain) * grain, 0, 0])
     return Seen(forward.now_ms if first_ms is None else first_ms, forward.now_ms)

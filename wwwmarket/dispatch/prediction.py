@@ -13,7 +13,7 @@ from wwwmarket.dispatch.batching import BatchingEngine, Sequence
 from wwwmarket.dispatch.foresight import Part, foresee
 from wwwmarket.dispatch.step_time import EngineLimits, StepTimeModel
 from wwwmarket.domain.errors import TooLarge
-from wwwmarket.domain.quantity import Millis, Slo, Tokens
+from wwwmarket.domain.quantity import MicroCredits, Millis, Slo, Tokens
 from wwwmarket.domain.records import Capacity
 from wwwmarket.domain.shape import Value
 
@@ -42,6 +42,8 @@ class Work(Value):
     output_tokens_left: Tokens
     context_tokens: Tokens = 0
     """Already computed."""
+    time_value_micro_per_s: MicroCredits = 0
+    """What a second is worth to its client."""
 
 
 class Load(Value):
@@ -57,6 +59,8 @@ class Load(Value):
     """In the engine, sent by this provider."""
     holds: tuple[Work, ...] = ()
     """Promised a place, not yet in the engine."""
+    usual: int = 0
+    """Sequences that run here as a rule: while so many or fewer run, whoever ends is followed by another."""
 
 
 class Prediction(Value):
@@ -211,14 +215,14 @@ def _play(model: StepTimeModel, limits: EngineLimits, load: Load, input_tokens: 
             decoding.append((left, context))
         else:
             waiting.append(_part(work, room))
-    seen = foresee(model, limits, decoding, waiting, own, grain=max(1, output_tokens // GRAINS))
+    seen = foresee(model, limits, decoding, waiting, own, grain=max(1, output_tokens // GRAINS), usual=load.usual)
     if seen is None:
         parts = [_part(work, room) for work in ahead]
-        return _step(BatchingEngine(model, limits), parts, own, model.front_end_ms)
+        return _step(BatchingEngine(model, limits), parts, own, model.front_end_ms, load.usual)
     return Prediction(ttft_ms=ceil(seen.first_ms), finish_ms=ceil(seen.finish_ms))
 
 
-def _step(engine: BatchingEngine, ahead: list[Part], own: Part, now_ms: float) -> Prediction:
+def _step(engine: BatchingEngine, ahead: list[Part], own: Part, now_ms: float, usual: int) -> Prediction:
     """The engine itself, step by step, until the request has ended."""
     grain = max(1, own.output_tokens // GRAINS)
     for key, part in enumerate(ahead):
@@ -233,16 +237,19 @@ def _step(engine: BatchingEngine, ahead: list[Part], own: Part, now_ms: float) -
         )
     own_key = len(ahead)
     engine.admit(Sequence(key=own_key, input_tokens=own.input_tokens, output_tokens=own.output_tokens))
-    first_ms = None
+    first_ms, kept, key = None, 0, own_key
     for _ in range(ROUNDS_MAX):
         joined = first_ms is not None or engine.waiting > 0
         outcome = engine.next_step(now_ms, steps_max=own.output_tokens if joined else 1)
         assert outcome is not None, "the request is still in the engine"
         now_ms = outcome.ended_ms
         if first_ms is None and own_key in outcome.emitted:
-            first_ms = now_ms
+            first_ms, kept = now_ms, min(usual, engine.running)
         if own_key in outcome.finished:
             break
+        for _ in range(kept - engine.running - engine.waiting):
+            key += 1
+            engine.admit(Sequence(key=key, input_tokens=own.input_tokens, output_tokens=own.output_tokens))
     return Prediction(ttft_ms=ceil(now_ms if first_ms is None else first_ms), finish_ms=ceil(now_ms))
 
 

@@ -11,16 +11,20 @@ from typing import Final, Protocol, TypeAlias, assert_never
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, sign
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
-from wwwmarket.domain.quantity import Count, Millis, PartsPerMillion, Prices
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, PartsPerMillion, Prices
 from wwwmarket.domain.records import Ask, Bid, Offer
 from wwwmarket.domain.shape import Value
 
 
 class Forecast(Value):
-    """What the engine's model predicts for one request if it started now."""
+    """What the engine's model predicts for one request if it started now.
+
+    ``burden_micro`` is what it would take from the work in hand (``dispatch.burden``).
+    """
 
     ttft_ms: Millis
     finish_ms: Millis
+    burden_micro: MicroCredits = 0
 
 
 class Forecaster(Protocol):
@@ -104,6 +108,7 @@ class BidDeclined(Value):
 Effect: TypeAlias = AskSent | BidDeclined
 
 WHOLE_PPM: Final = 1_000_000
+TOKENS_PER_PRICE_UNIT: Final = 1_000_000
 HOLDS_MAX: Final = 4_096
 """Bids that may be held at once; each hold lives for a fraction of a second."""
 
@@ -178,7 +183,7 @@ class Seller:
         ask = Ask(
             bid=digest(bid),
             offer=event.offer,
-            prices=self._prices(offer),
+            prices=self._prices(offer, bid, forecast.burden_micro),
             predicted_ttft_ms=forecast.ttft_ms,
             predicted_finish_ms=forecast.finish_ms,
             slo=offer.promise.slo,
@@ -220,10 +225,17 @@ class Seller:
             sequences=offer.capacity.sequences,
         )
 
-    def _prices(self, offer: Offer) -> Prices:
-        """The policy's share of the list prices, rounded up, never above the list."""
-        share_ppm = min(self._policy.price_ppm(self._in_flight, offer.capacity.sequences), WHOLE_PPM)
+    def _prices(self, offer: Offer, bid: Bid, burden_micro: MicroCredits) -> Prices:
+        """The policy's share of the list prices and the burden on top, rounded up, never above the list.
+
+        What this request takes from those in hand is a cost like any other: settlement takes it from the provider
+        again, as refunds for answers that come later than they were promised.
+        """
         listed = offer.prices
+        tokens_micro = bid.input_tokens * listed.input_micro_per_mtok
+        tokens_micro += bid.expected_output_tokens * listed.output_micro_per_mtok
+        burden_ppm = burden_micro * WHOLE_PPM * TOKENS_PER_PRICE_UNIT // max(tokens_micro, 1)
+        share_ppm = min(self._policy.price_ppm(self._in_flight, offer.capacity.sequences) + burden_ppm, WHOLE_PPM)
         return Prices(
             input_micro_per_mtok=-(-listed.input_micro_per_mtok * share_ppm // WHOLE_PPM),
             cached_input_micro_per_mtok=-(-listed.cached_input_micro_per_mtok * share_ppm // WHOLE_PPM),

@@ -7,10 +7,13 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from wwwmarket.dispatch.burden import burden
+from wwwmarket.dispatch.occupancy import Occupancy
 from wwwmarket.dispatch.prediction import LearntLatency, Load, Observation, Work
 from wwwmarket.dispatch.remaining_length import RemainingLengths
 from wwwmarket.domain.errors import Refusal, TooLarge
 from wwwmarket.domain.identity import EntryId
+from wwwmarket.domain.quantity import MicroCredits
 from wwwmarket.market.offer import Forecast
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.engine import Engine, EngineState
@@ -26,6 +29,7 @@ class _Job:
     input_tokens: int
     output_tokens: int
     output_tokens_max: int
+    time_value_micro_per_s: MicroCredits
     begun_ms: float
     ahead_tokens: int
     concurrency: int
@@ -44,6 +48,7 @@ class Forecasting:
         self._poll_ms = poll_ms
         self._jobs: dict[EntryId, _Job] = {}
         self._lengths = RemainingLengths()
+        self._occupancy = Occupancy()
         self.others_running = 0
         self.others_waiting = 0
         self._kv_usage_ppm: int | None = None
@@ -91,14 +96,26 @@ class Forecasting:
             kv_usage_ppm=self._kv_usage_ppm,
             work=work,
             holds=(hold,) * held,
+            usual=self._occupancy.sequences,
         )
         try:
             predicted = self._model.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
         except TooLarge:
             return None
-        return Forecast(ttft_ms=predicted.ttft_ms, finish_ms=predicted.finish_ms)
+        slower = burden(
+            self._model.step_time(), self._model.limits, load, input_tokens=input_tokens, output_tokens=output_tokens
+        )
+        return Forecast(ttft_ms=predicted.ttft_ms, finish_ms=predicted.finish_ms, burden_micro=slower)
 
-    def started(self, award: EntryId, *, input_tokens: int, output_tokens: int, output_tokens_max: int) -> None:
+    def started(
+        self,
+        award: EntryId,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        output_tokens_max: int,
+        time_value_micro_per_s: MicroCredits = 0,
+    ) -> None:
         """``output_tokens`` are expected of it, at most ``output_tokens_max`` will come."""
         ahead = sum(job.input_tokens for job in self._jobs.values() if job.first_ms is None)
         in_hand = len(self._jobs) + 1 + self.others_running + self.others_waiting
@@ -106,11 +123,13 @@ class Forecasting:
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             output_tokens_max=output_tokens_max,
+            time_value_micro_per_s=time_value_micro_per_s,
             begun_ms=self._clock.monotonic_ms(),
             ahead_tokens=ahead + input_tokens,
             concurrency=len(self._jobs) + 1 + self.others_running,
             waited=in_hand > self._model.limits.sequences_max,
         )
+        self._occupancy.arrived(in_hand)
 
     def said(self, award: EntryId) -> None:
         """A piece with tokens has come."""
@@ -151,4 +170,5 @@ class Forecasting:
             input_tokens_left=0 if begun else job.input_tokens,
             output_tokens_left=max(1, left),
             context_tokens=job.input_tokens + job.pieces if begun else 0,
+            time_value_micro_per_s=job.time_value_micro_per_s,
         )

@@ -132,6 +132,7 @@ class Serving:
             input_tokens=bid.input_tokens,
             output_tokens=bid.expected_output_tokens,
             output_tokens_max=bid.max_output_tokens,
+            time_value_micro_per_s=bid.time_value_micro_per_s,
         )
         try:
             yield

@@ -22,10 +22,10 @@ from wwwmarket.simulator.providing import COST_PPM, LIST_PRICE
 from wwwmarket.simulator.report import interval
 from wwwmarket.simulator.run import Run, simulate
 from wwwmarket.simulator.scenario import Scenario, build, load_scenario
-from wwwmarket.simulator.world import Character
+from wwwmarket.simulator.world import TIME_VALUE_MICRO_PER_S, Character
 
 DEVIATIONS: Final[tuple[Character, ...]] = ("greedy", "over-promising", "under-promising")
-CLIENTS: Final = {"speed first": 1_000, "cheapest in time": 0}
+CLIENTS: Final = {"time and price": TIME_VALUE_MICRO_PER_S, "cheapest in time": 0}
 """What a second is worth to them, in micro-credits."""
 DEVIANTS: Final = 3
 """Nodes that deviate, one after the other, in each world."""

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, verify
+from wwwmarket.dispatch.burden import burden
+from wwwmarket.dispatch.occupancy import Occupancy
 from wwwmarket.dispatch.prediction import Load, TableLatency, Work
 from wwwmarket.dispatch.remaining_length import RemainingLengths
 from wwwmarket.domain.errors import Refusal, TooLarge
@@ -80,6 +82,7 @@ class Knowledge:
         self._lengths = RemainingLengths()
         self._prior, self._longest = setup.output_tokens_prior, setup.output_tokens_max
         self._jobs: dict[int, _Job] = {}
+        self._occupancy = Occupancy()
 
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> offer.Forecast | None:
         work = tuple(
@@ -87,26 +90,38 @@ class Knowledge:
                 input_tokens_left=seen.input_left,
                 output_tokens_left=self._left(seen, output_tokens),
                 context_tokens=seen.context,
+                time_value_micro_per_s=self._value(seen),
             )
             for seen in self._node.engine.snapshot()
         )
         hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
-        load = Load(running=0, waiting=len(work), work=work, holds=(hold,) * held)
+        holds, usual = (hold,) * held, self._occupancy.sequences
+        load = Load(running=0, waiting=len(work), work=work, holds=holds, usual=usual)
         table = TableLatency(model=self._model, limits=self._node.engine.limits)
         try:
             predicted = table.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
         except TooLarge:
             return None
         factor = self._promise * self._speed
-        return offer.Forecast(ttft_ms=round(predicted.ttft_ms * factor), finish_ms=round(predicted.finish_ms * factor))
+        slower = burden(self._model, table.limits, load, input_tokens=input_tokens, output_tokens=output_tokens)
+        return offer.Forecast(
+            ttft_ms=round(predicted.ttft_ms * factor),
+            finish_ms=round(predicted.finish_ms * factor),
+            burden_micro=round(slower * self._speed),
+        )
+
+    def _value(self, seen: Seen) -> int:
+        job = self._jobs.get(seen.key)
+        return 0 if job is None else job.time_value_micro_per_s
 
     def _left(self, seen: Seen, otherwise: int) -> int:
         job = self._jobs.get(seen.key)
         expected = otherwise if job is None else job.expected
         return self._lengths.left(seen.produced, expected=expected, prior=self._prior, longest=self._longest)
 
-    def started(self, key: int, expected: int) -> None:
-        self._jobs[key] = _Job(expected)
+    def started(self, key: int, expected: int, time_value_micro_per_s: int) -> None:
+        self._jobs[key] = _Job(expected, time_value_micro_per_s)
+        self._occupancy.arrived(len(self._jobs))
 
     def said(self, key: int) -> None:
         """The first token is out."""
@@ -135,6 +150,7 @@ class Knowledge:
 @dataclass(slots=True)
 class _Job:
     expected: int
+    time_value_micro_per_s: int
     first_us: int | None = None
     batch: int = 1
     context: int = 0
@@ -268,7 +284,7 @@ class Provider:
 
         key = self._node.engine.submit(award.bid.input_tokens, output_tokens, first, finish)
         running.engine_key = key
-        self._knows.started(key, award.bid.expected_output_tokens)
+        self._knows.started(key, award.bid.expected_output_tokens, award.bid.time_value_micro_per_s)
 
     def _free(self, running: Execution, output_tokens: int | None = None) -> None:
         if not running.ended:

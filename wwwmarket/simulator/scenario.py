@@ -28,7 +28,7 @@ from wwwmarket.simulator.workload import (
     read_trace,
     repeated,
 )
-from wwwmarket.simulator.world import Character, Cut, Leaving, Overlay, Setup
+from wwwmarket.simulator.world import TIME_VALUE_MICRO_PER_S, Character, Cut, Leaving, Overlay, Setup
 
 NODES_MAX: Final = 10_000
 REQUESTS_MAX: Final = 2_000_000
@@ -108,7 +108,7 @@ class Scenario(Value):
     overlay: Overlay = "static"
     loss: float = 0.0
     prediction_error: float = 0.09
-    time_value_micro_per_s: int = 1_000
+    time_value_micro_per_s: int = TIME_VALUE_MICRO_PER_S
     dispatch: tuple[str, ...] = ("market", "central-oracle", "power-of-two", "single")
 
 

@@ -37,6 +37,11 @@ Character: TypeAlias = Literal[
 Overlay: TypeAlias = Literal["static", "live"]
 MIXING_US: Final = 120_000_000
 """How long the members of a live overlay have known each other when the first request comes."""
+TIME_VALUE_MICRO_PER_S: Final = 10
+"""What a second saved is worth to clients: about what a second of one place in a batch costs its provider (0.2 micro
+a token at 30 to 60 tokens a second), so that time and price weigh alike. Far above it every ask reaches its list price
+wherever anybody runs, and prices say no more who is busy.
+"""
 SLOWNESS: Final = 2.0
 """A slow provider's engine takes so many times what its owner believes."""
 
@@ -77,11 +82,10 @@ class Setup(Value):
     output_tokens_max: int = 8_192
     prediction_error: float = 0.09
     """Standard deviation of the logarithm of each provider's error in its own engine's speed."""
-    time_value_micro_per_s: int = 1_000
-    """What a second saved is worth to clients. Far above what answers cost, so that they buy speed first."""
+    time_value_micro_per_s: int = TIME_VALUE_MICRO_PER_S
     asked: int = 3
     """Others asked in the first round, beside oneself."""
-    asked_more: int = 8
+    asked_more: int = 5
     """In the second round, where the first found nothing good enough."""
     seconds_max: float = 7_200.0
 

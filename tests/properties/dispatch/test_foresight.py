@@ -44,6 +44,29 @@ def test_segments_end_when_the_engine_does(begun, waiting, own, slots):
     assert abs(seen.finish_ms - finish) <= 0.03 * finish
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(running, max_size=20), st.lists(queued, max_size=6), queued, st.integers(0, 30))
+def test_who_is_followed_by_others_is_not_done_earlier(begun, waiting, own, usual):
+    """With others to follow those who end, the first token comes when it did, and the last never earlier."""
+    limits = EngineLimits(kv_tokens_max=200_000, sequences_max=16)
+    decoding = [(part.output_tokens, part.computed_tokens) for part in begun]
+    alone = foresee(STEPS, limits, decoding, waiting, own)
+    followed = foresee(STEPS, limits, decoding, waiting, own, usual=usual)
+    assert followed.first_ms == alone.first_ms
+    assert followed.finish_ms >= alone.finish_ms - 1e-6
+
+
+def test_a_batch_that_stays_full_is_foreseen_full():
+    """Where twelve run as a rule, a long request goes at the pace of twelve, not at that of the one that is left."""
+    limits = EngineLimits(kv_tokens_max=500_000, sequences_max=64)
+    decoding, own = [(50, 500)] * 11, Part(500, 2_000, 0)
+    seen = foresee(STEPS, limits, decoding, [], own, usual=12)
+    pace_ms = (seen.finish_ms - seen.first_ms) / 2_000
+    assert STEPS.step_ms(12, 12 * 500) < pace_ms < STEPS.step_ms(12, 12 * 2_500) * 1.05
+    alone = foresee(STEPS, limits, decoding, [], own)
+    assert seen.finish_ms > 1.05 * alone.finish_ms
+
+
 def test_an_exhausted_cache_is_not_guessed():
     """Where the KV cache would run out, nothing is said: the engine itself must be played."""
     limits = EngineLimits(kv_tokens_max=1_000, sequences_max=8)

@@ -158,6 +158,19 @@ def test_a_flood_of_holds_passes(monkeypatch):
     assert isinstance(put(seller, at_ms=NOW + HOLD_MS + 1), offer.AskSent)
 
 
+def test_what_others_lose_is_asked_for_on_top():
+    """The burden is added to the price of the expected tokens, up to the list price and never above it."""
+    listed = make_offer().prices
+    bid = make_bid()
+    whole_micro = bid.input_tokens * listed.input_micro_per_mtok
+    whole_micro += bid.expected_output_tokens * listed.output_micro_per_mtok
+    quarter = offer.Forecast(ttft_ms=100, finish_ms=1_000, burden_micro=whole_micro // 4_000_000)
+    more = put(make_seller(Oracle(quarter), floor_ppm=500_000)).ask.body.prices.output_micro_per_mtok
+    assert abs(more - listed.output_micro_per_mtok * 3 // 4) <= listed.output_micro_per_mtok // 50
+    beyond = offer.Forecast(ttft_ms=100, finish_ms=1_000, burden_micro=10 * whole_micro)
+    assert put(make_seller(Oracle(beyond), floor_ppm=500_000)).ask.body.prices == listed
+
+
 def test_the_price_rises_with_the_load():
     """From the floor when idle to the list price when full, rounded up, never above the list."""
     seller = make_seller(sequences=4, floor_ppm=500_000)
