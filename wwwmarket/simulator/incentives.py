@@ -6,10 +6,13 @@ The argument that truth pays, and what it assumes. A winner is paid the price at
 runner-up, capped by its own list price: given who is asked and what the others ask, its own price decides whether it
 wins, and not what it is paid. So asking above cost only loses awards that paid, asking below it only wins awards that
 do not. This holds for one request at a time, where the list price does not bind and the asks of others do not depend on
-one's own. It does not hold across requests: a busy provider's price rises with its load, so what it does now moves what
-it is asked later; nor where the runner-up is far behind, for then the list price is the payment and a higher list price
-pays more. For promised latency the same argument needs a broken promise to cost what it won; where settlement takes
-nothing for a missed objective, over-promising is unpunished, and the measurement shows what it is worth.
+one's own. It does not hold where capacity is scarce: who is dear is left idle while the others fill up, and sells the
+last places, which somebody must have; a place's true cost is then what a later request would pay for it, and not the
+engine's alone. Nor where the runner-up is far behind, for then the list price is the payment.
+
+A promise that is not kept costs what it won: settlement gives back the time beyond it, at the client's own value of
+time. This holds up to half the price, and not for the first tenth and one second; where time is worth nothing to the
+client, a promise wins nothing either, but for meeting the objective.
 """
 
 from collections.abc import Iterator
