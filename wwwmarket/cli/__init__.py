@@ -7,6 +7,7 @@ makes no sense, 130 interrupted.
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import typer
@@ -15,6 +16,7 @@ from typer.main import get_command, get_group
 
 from wwwmarket import __version__
 from wwwmarket.cli.output import fail
+from wwwmarket.cli.settings import check_settings, read_settings
 from wwwmarket.domain.errors import Refusal
 
 
@@ -57,7 +59,11 @@ class _Deferred(TyperCommand):
         self._target = command.target
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        return load(self._target).make_context(info_name, args, parent=parent, **extra)
+        command = load(self._target)
+        settings = (parent.default_map or {}).get(self.name) if parent is not None else None
+        if settings is not None:
+            check_settings(command, settings, str(self.name))
+        return command.make_context(info_name, args, parent=parent, **extra)
 
 
 class _Commands(TyperGroup):
@@ -93,9 +99,24 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with t
         raise typer.Exit
 
 
+def _read_settings(context: typer.Context, file: Path | None) -> None:
+    context.default_map = read_settings(file)
+
+
 @app.callback()
 def _options(
     *,
+    _settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Options from this TOML file, a table for each command; else from config.toml of your user.",
+            envvar="WWWMARKET_CONFIG",
+            callback=_read_settings,
+            is_eager=True,
+            metavar="FILE",
+        ),
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
     ] = False,
