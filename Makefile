@@ -47,7 +47,7 @@ vllm-env: $(VLLM_ENV)/.ready ## vLLM's CPU build in an environment of its own (2
 bench: $(VENV)/.dev ## measurements, printed
 	$(BIN)/pytest -m bench -s
 
-FOREIGN := golang-go golang-golang-x-mod-dev etcd-server postgresql iproute2 nftables
+FOREIGN := golang-go golang-golang-x-mod-dev golang-github-masterminds-sprig-dev etcd-server postgresql iproute2 nftables
 
 foreign-tools: ## Go verifies our ledger, etcd and PostgreSQL order it, nftables makes routers (installed only by root, where apt is at hand)
 	@if command -v go >/dev/null && [ -d /usr/share/gocode/src/golang.org/x/mod ] && command -v etcd >/dev/null && \

@@ -82,6 +82,7 @@ def market(tmp_path_factory: pytest.TempPathFactory, until) -> Iterator[SimpleNa
         assert ready.exists(), (directory / "log").read_text()
         told = json.loads(ready.read_text())
         yield SimpleNamespace(**told, base=told["gateway"].removesuffix("/v1"), data=directory / "data")
+        until(lambda: "stays open" in (directory / "log").read_text(), "the demo has looked at its market")
     finally:
         demo.send_signal(signal.SIGTERM)
         left_with = demo.wait(PATIENCE_S)
