@@ -47,10 +47,12 @@ vllm-env: $(VLLM_ENV)/.ready ## vLLM's CPU build in an environment of its own (2
 bench: $(VENV)/.dev ## measurements, printed
 	$(BIN)/pytest -m bench -s
 
-FOREIGN := golang-go golang-golang-x-mod-dev golang-github-masterminds-sprig-dev etcd-server postgresql iproute2 nftables
+GOCODE := /usr/share/gocode/src
+FOREIGN := systemd golang-go golang-golang-x-mod-dev golang-github-masterminds-sprig-dev etcd-server postgresql iproute2 nftables
 
 foreign-tools: ## Go verifies our ledger, etcd and PostgreSQL order it, nftables makes routers (installed only by root, where apt is at hand)
-	@if command -v go >/dev/null && [ -d /usr/share/gocode/src/golang.org/x/mod ] && command -v etcd >/dev/null && \
+	@if command -v go >/dev/null && [ -d $(GOCODE)/golang.org/x/mod ] && [ -d $(GOCODE)/github.com/Masterminds/sprig ] && \
+		command -v etcd >/dev/null && command -v systemd-analyze >/dev/null && \
 		ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && command -v ip >/dev/null && command -v nft >/dev/null; \
 		then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
