@@ -53,6 +53,7 @@ from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import NodeStatus
 from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
 from wwwmarket.ports.store import Orderer
+from wwwmarket.ports.tracing import NO_TRACES, Tracer
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.succession import SUCCESSIONS_BYTES_MAX, Successions, read_successions
 
@@ -107,6 +108,8 @@ class NodeSettings:
     relay_ports: tuple[int, int] | None = None
     """First and last UDP port at which it does so; None: any."""
     relays: Relays = "auto"
+    traces: bool = False
+    """Whether spans go to an OpenTelemetry collector, configured by its own variables (``OTEL_…``)."""
     passphrase: bytes | None = None
     tokenizers: tuple[str, ...] = ()
     """By which answers are recounted: ``MODEL=FILE`` or ``MODEL=FILE@sha256:DIGEST``."""
@@ -167,6 +170,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
         stack.push_async_callback(mirrors.close)
         transport = await IrohTransport.bind(key, _bind_address(settings), advertised=settings.advertise)
         stack.push_async_callback(transport.close)
+        tracer = _tracer(key.account, stack) if settings.traces else NO_TRACES
         relay_host = _relay_host(settings, transport)
         if relay_host is not None:
             stack.push_async_callback(relay_host.close)
@@ -188,6 +192,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             mirrors=mirrors,
             keep_evidence=EvidenceFolder(settings.data / "evidence").keep,
             tokenizers=tokenizers,
+            tracer=tracer,
             relay_host=relay_host,
             tunnels=RelayTunnels(transport) if relayed else None,
             relayed_always=settings.relays == "always",
@@ -212,6 +217,17 @@ def _relay_host(settings: NodeSettings, transport: IrohTransport) -> UdpRelayHos
         raise Conflict("a node on loopback reaches nobody to relay for: give --bind an address that others can call")
     host = settings.bind.rpartition(":")[0]
     return UdpRelayHost(transport, host, settings.relay_ports, RelayLimits(holders_max=settings.relay_for))
+
+
+def _tracer(node: str, stack: contextlib.AsyncExitStack) -> Tracer:
+    """Raises Malformed: the extra is not installed."""
+    try:
+        from wwwmarket.adapters.tracing import OpenTelemetryTracer
+    except ImportError:
+        raise Malformed("traces need an extra: pip install 'wwwmarket[otel]'") from None
+    tracer = OpenTelemetryTracer(node)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return tracer
 
 
 def load_or_create_key(data: Path, passphrase: bytes | None) -> KeyPair:
@@ -444,6 +460,7 @@ def _desk(  # noqa: PLR0913, PLR0917 - what a provider's half is made of
         clock=world.clock,
         entropy=world.entropy,
         config=world.config,
+        tracer=world.tracer,
         read_award=node.read_award,
         submit=lambda due: _submit(node, due),
         open_award=state.award,

@@ -24,6 +24,7 @@ from wwwmarket.cli.options import (
     Port,
     ReadyFile,
     Relays,
+    Traces,
     option,
     parse_ports,
     parse_share,
@@ -96,6 +97,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = None,
     relays: Relays = "auto",
+    traces: Traces = False,
     relay_for: Annotated[
         int, option("--relay-for", "Forward to as many nodes behind routers; needs a --bind others reach.", min=0)
     ] = 0,
@@ -140,6 +142,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         bind=bind,
         advertise=tuple(advertise or ()),
         relays=relays,
+        traces=traces,
         relay_for=relay_for,
         relay_ports=None if relay_ports is None else parse_ports(relay_ports),
         passphrase=passphrase_of(where, NODE_KEY),

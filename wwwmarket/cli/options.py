@@ -48,6 +48,10 @@ Relays: TypeAlias = Annotated[
     Literal["auto", "always", "never"],
     option("--relays", "Whether other nodes forward to it: where a router is in the way, always or never."),
 ]
+Traces: TypeAlias = Annotated[
+    bool,
+    option("--traces", "Send spans of requests to the collector at OTEL_EXPORTER_OTLP_ENDPOINT (extra: otel)."),
+]
 Host: TypeAlias = Annotated[str, option("--host", "Address that the gateway listens on.")]
 Port: TypeAlias = Annotated[int, option("--port", "The gateway's TCP port; 0 takes a free one.", min=0, max=65_535)]
 EndWithStdin: TypeAlias = Annotated[

@@ -29,6 +29,7 @@ from wwwmarket.cli.options import (
     Port,
     ReadyFile,
     Relays,
+    Traces,
     option,
     parse_share,
     passphrase_of,
@@ -160,6 +161,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = None,
     relays: Relays = "auto",
+    traces: Traces = False,
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -197,6 +199,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         bind=bind,
         advertise=tuple(advertise or ()),
         relays=relays,
+        traces=traces,
         passphrase=passphrase_of(where, NODE_KEY),
         config=PRESETS[preset],
     )

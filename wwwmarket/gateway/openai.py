@@ -10,7 +10,7 @@ from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.generation import ChatRequest, CompletionRequest, EmbeddingRequest, read_generation
 from wwwmarket.gateway.preferences import read_preferences
 from wwwmarket.gateway.repeats import Repeats, fingerprint_of, name_of
-from wwwmarket.gateway.request import api_key, read_body
+from wwwmarket.gateway.request import api_key, read_body, traceparent_of
 from wwwmarket.gateway.response import answer_of
 from wwwmarket.gateway.schemas import Schemas
 from wwwmarket.node.service import Service
@@ -39,6 +39,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         wanted = read_generation(path, body, output_tokens_default=config.output_tokens_default)
         preferences = read_preferences(request.headers, wanted.routing, lambda: service.offers(wanted.model))
         purchase = wanted.purchase(key.account, preferences)
+        purchase = msgspec.structs.replace(purchase, traceparent=traceparent_of(request.headers))
         name, fingerprint = name_of(request.headers, key.id), fingerprint_of(request, body)
         if name is not None:
             purchase = msgspec.structs.replace(purchase, name=name.text)

@@ -6,12 +6,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from fastapi import Request
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from wwwmarket.domain.errors import Malformed, TooLarge, Unauthorised
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.node.service import ApiKeyView, Service
+from wwwmarket.ports.tracing import TraceParent
 
 T = TypeVar("T")
 
@@ -22,6 +24,7 @@ _DISCARDED_FACTOR: Final = 4
 """A body over its limit is read on (and dropped) up to this many times the limit, so that its sender gets the answer
 instead of a reset connection."""
 
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _FIELD: Final = re.compile(r"`\$\.([A-Za-z0-9_.\[\]]+)`|required field `([A-Za-z0-9_]+)`|unknown field `([^`]{1,64})`")
 
 
@@ -118,3 +121,9 @@ def require_admin(request: Request, service: Service) -> None:
     """Raises Unauthorised."""
     if not service.is_admin(bearer(request)):
         raise Unauthorised("this asks for the node's own admin token")
+
+
+def traceparent_of(headers: Headers) -> TraceParent | None:
+    """The client's span (W3C Trace Context); None without one, and for what is none: then a trace begins here."""
+    given = headers.get("traceparent")
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else None

@@ -21,11 +21,12 @@ from wwwmarket.domain.records import (
 )
 from wwwmarket.market import auction, award
 from wwwmarket.market.bid import estimate
-from wwwmarket.node import messages
+from wwwmarket.node import messages, spans
 from wwwmarket.node.delivery import DISPATCH_MESSAGES, Decision, Delivery, Purse
 from wwwmarket.node.handover import Goods
 from wwwmarket.node.service import DeliveryEvent, Preferences, Purchase
 from wwwmarket.node.speaking import AccountOf, heard
+from wwwmarket.ports.tracing import Span
 
 _log = logging.getLogger("wwwmarket.buying")
 
@@ -53,13 +54,32 @@ class Buying:
 
     async def purchase(self, purchase: Purchase) -> AsyncGenerator[DeliveryEvent]:
         """See ``node.service.Service.purchase``."""
+        path, model, most = purchase.path, purchase.model, purchase.max_output_tokens
+        span = self.purse.tracer.begin(
+            spans.name_of(path, model), "server", purchase.traceparent, spans.asked(path, model, most)
+        )
+        told, ended_by = spans.Told(span), "cancelled"
+        try:
+            async with contextlib.aclosing(self._purchase(purchase, span)) as events:
+                async for event in events:
+                    told.hear(event)
+                    yield event
+        except Refusal as refusal:
+            ended_by = refusal.code
+            raise
+        else:
+            ended_by = ""
+        finally:
+            span.end(ended_by or None)
+
+    async def _purchase(self, purchase: Purchase, span: Span) -> AsyncGenerator[DeliveryEvent]:
         await self.purse.names.check(purchase)
         salt = self.purse.entropy.bytes(32)
         bid = self._bid(purchase, salt)
         decision = await self.hold_auction(
             signing.sign(self.purse.author.key(purchase.account), bid), purchase.preferences
         )
-        goods = Goods(path=purchase.path, request=purchase.request, salt=salt)
+        goods = Goods(path=purchase.path, request=purchase.request, salt=salt, traceparent=span.traceparent)
         delivery = Delivery(self.purse, self._buyer(decision), decision, goods, purchase)
         async with contextlib.aclosing(self._stream(delivery, award.Begun(at_ms=self.purse.clock.now_ms()))) as events:
             async for event in events:

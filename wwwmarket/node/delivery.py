@@ -35,6 +35,7 @@ from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
 from wwwmarket.ports.tokenizer import Tokenizers
+from wwwmarket.ports.tracing import Tracer
 from wwwmarket.ports.transport import Transport
 from wwwmarket.rules.registry import AwardRule
 
@@ -78,6 +79,7 @@ class Purse:
     names: Names
     lengths: Lengths
     tokenizers: Tokenizers
+    tracer: Tracer
 
 
 class Decision(Value):

@@ -20,6 +20,7 @@ from wwwmarket.node.speaking import AccountOf
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import Engine
 from wwwmarket.ports.store import RecordStore
+from wwwmarket.ports.tracing import NO_TRACES, Tracer
 
 RUNNING: Final = "execution"
 CLAIM: Final = "claim"
@@ -56,4 +57,5 @@ class Desk:
     next_seq: Callable[[AccountId], Count]
     account_of: AccountOf
     owned_by: AccountOf
+    tracer: Tracer = NO_TRACES
     submitting: set[asyncio.Task[None]] = field(default_factory=set)

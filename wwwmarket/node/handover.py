@@ -19,6 +19,7 @@ from wwwmarket.node.selling import Selling
 from wwwmarket.node.serving import ATTESTED, PIECE, START, TOKENS
 from wwwmarket.node.speaking import AccountOf, heard
 from wwwmarket.ports.clock import Clock, Entropy
+from wwwmarket.ports.tracing import TraceParent
 from wwwmarket.ports.transport import Stream, Transport
 
 _CLOSE_TIMEOUT_MS: Final = 1_000
@@ -32,6 +33,7 @@ class Goods(Value):
     path: str
     request: bytes
     salt: bytes
+    traceparent: TraceParent | None = None
 
 
 class Handover(Value):
@@ -115,7 +117,12 @@ class Attempt:
         goods = self._handover.goods
         ours = SealingPair(self._around.entropy.bytes(32))
         channel = ours.channel(self._handover.contender.offer.sealing_key, "gateway")
-        order = messages.Order(path=goods.path, salt=goods.salt.hex(), request_bytes=len(goods.request))
+        order = messages.Order(
+            path=goods.path,
+            salt=goods.salt.hex(),
+            request_bytes=len(goods.request),
+            traceparent=goods.traceparent,
+        )
         first = canonical.encode(order) + b"\n" + goods.request[: messages.FIRST_PART_BYTES_MAX]
         opening = messages.Execute(
             leaf=self._handover.leaf.decode("ascii"),

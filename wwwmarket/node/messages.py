@@ -28,6 +28,7 @@ from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclus
 from wwwmarket.domain.shape import Record
 from wwwmarket.overlay import records as overlay
 from wwwmarket.ports.relay import Reservation
+from wwwmarket.ports.tracing import TraceParent
 
 OPENING_BYTES_MAX: Final = 1_048_576
 """An award's entry, and the first part of a request in base64: the transport's own limit for a frame."""
@@ -144,11 +145,15 @@ class ReceiptGiven(Record, tag="receipt-given/v1"):
 
 
 class Order(Record, tag="order/v1"):
-    """Sealed, from the gateway: what to run; ``request_bytes`` is the length of the request that follows."""
+    """Sealed, from the gateway: what to run; ``request_bytes`` is the length of the request that follows.
+
+    ``traceparent`` is the gateway's span, where it traces: of those asked, the winner alone learns of it.
+    """
 
     path: _Text
     salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     request_bytes: Count
+    traceparent: TraceParent | None = None
 
 
 class AttestationGiven(Record, tag="attestation-given/v1"):

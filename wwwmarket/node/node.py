@@ -49,6 +49,7 @@ from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.relay import RelayHost, Tunnels
 from wwwmarket.ports.store import Change, LedgerStore, Orderer, RecordStore
 from wwwmarket.ports.tokenizer import Tokenizers
+from wwwmarket.ports.tracing import NO_TRACES, Tracer
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied
@@ -86,6 +87,7 @@ class World:
     """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
     tokenizers: Tokenizers = field(default_factory=dict)
     """By which answers are recounted, by model."""
+    tracer: Tracer = NO_TRACES
     relay_host: RelayHost | None = None
     """How it relays for others; None: it does not."""
     tunnels: Tunnels | None = None
@@ -554,6 +556,7 @@ class Node:
             disown=self.disowning.disown,
             names=self.names,
             lengths=self.lengths,
+            tracer=world.tracer,
             tokenizers=world.tokenizers,
             account_of=state.account_of,
         )

@@ -30,6 +30,7 @@ from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
 from wwwmarket.market.recount import Recount
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
+from wwwmarket.ports.tracing import TraceParent
 
 Finality: TypeAlias = Literal["none", "pending", "final"]
 """Of what stands on the ledger: final once a quorum of the committee has cosigned it; none where there is no committee
@@ -64,6 +65,8 @@ class Purchase(Value):
     messages: Count
     max_output_tokens: Tokens | None
     preferences: Preferences
+    traceparent: TraceParent | None = None
+    """The client's own span, of which this request is a part."""
     name: Annotated[str, Meta(max_length=255)] | None = None
 
 

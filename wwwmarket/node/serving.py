@@ -25,10 +25,11 @@ from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.records import Award, Inclusion
 from wwwmarket.market import execution, offer
 from wwwmarket.market.advance import Advances
-from wwwmarket.node import messages
+from wwwmarket.node import messages, spans
 from wwwmarket.node.desk import RUNNING, Desk, RunningAward
 from wwwmarket.ports.engine import PATHS, EngineRefused, ResponseFinished, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change
+from wwwmarket.ports.tracing import Span
 from wwwmarket.ports.transport import Stream
 
 _log = logging.getLogger("wwwmarket.serving")
@@ -78,6 +79,8 @@ class Serving:
         self._piece_due_ms = 0.0
         self._output_tokens: int | None = None
         self._first: execution.Ordered | None = None
+        self._span: Span | None = None
+        self._has_token = False
         self.promised = desk.open_award(award_id) is not None or (
             opening.promise is not None and self._is_promised(signing.verify(opening.promise))
         )
@@ -107,6 +110,13 @@ class Serving:
         return self._desk.ledger.promises(inclusion, self._id)
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    async def _run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             with self._slot():
                 first = self._first
@@ -182,6 +192,7 @@ class Serving:
             if not piece:
                 raise Malformed("an empty piece of a request")
             request += piece
+        self._span = self._desk.tracer.begin("execution", "server", order.traceparent, {"wwwmarket.award.id": self._id})
         return execution.Ordered(
             at_ms=self._desk.clock.now_ms(), path=order.path, salt=bytes.fromhex(order.salt), request=bytes(request)
         )
@@ -266,7 +277,14 @@ class Serving:
         now_ms, put = self._desk.clock.now_ms, self._events.put
         path = next((known for known in PATHS if known == effect.path), PATHS[0])
         answer = self._desk.engine.execute(path, effect.request, output_tokens_max=effect.output_tokens_max)
-        finished = False
+        finished, model = False, self._award.bid.model.name
+        span = self._desk.tracer.begin(
+            spans.name_of(path, model),
+            "client",
+            None if self._span is None else self._span.traceparent,
+            spans.asked(path, model, effect.output_tokens_max),
+        )
+        ended_by: str | None = "cancelled"
         try:
             async with contextlib.aclosing(answer) as events:  # type: ignore[type-var]
                 async for said in events:
@@ -275,19 +293,30 @@ class Serving:
                             await put(execution.EngineStarted(at_ms=now_ms(), content_type=said.content_type))
                         case ResponsePiece():
                             if said.tokens:
-                                self._desk.forecasting.said(self._id)
+                                self._heard_token(span)
                             await put(execution.EngineSaid(at_ms=now_ms(), data=said.data, tokens=said.tokens))
                         case ResponseFinished():
-                            finished = True
+                            finished, ended_by = True, None
+                            span.tell({"gen_ai.usage.output_tokens": said.usage.output_tokens})
                             self._output_tokens = said.usage.output_tokens
                             await put(execution.EngineFinished(at_ms=now_ms(), usage=said.usage))
         except EngineRefused as refused:
+            ended_by = refused.code
             await put(execution.EngineRefusedIt(at_ms=now_ms(), status=refused.status, body=refused.body))
         except Refusal as refusal:
+            ended_by = refusal.code
             await put(execution.EngineBroke(at_ms=now_ms(), reason=refusal.message))
         else:
             if not finished:
                 await put(execution.EngineBroke(at_ms=now_ms(), reason="the engine stopped before its end"))
+        finally:
+            span.end(ended_by)
+
+    def _heard_token(self, span: Span) -> None:
+        if not self._has_token:
+            self._has_token = True
+            span.mark(spans.FIRST_TOKEN)
+        self._desk.forecasting.said(self._id)
 
 
 @contextlib.asynccontextmanager
