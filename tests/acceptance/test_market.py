@@ -287,6 +287,29 @@ def test_a_provider_says_how_it_is(market, program):
     assert "available" in program("provider", "status", "--data", str(market.data / "provider-1")).stdout
 
 
+def test_what_a_provider_is_known_for_is_shown(market, key, program, http, until):
+    """After a request is settled, its provider has an award to its name: by the door, to people and to programs."""
+    done = program(
+        *("bid", "Hello", "--model", market.model, "--max-tokens", "4", "--json"),
+        gateway=market.base,
+        api_key=key["key"],
+    )
+    provider = json.loads(done.stdout)["provider"]
+
+    def known():
+        told = http.get(f"/v1/providers/{provider}").json()
+        return told if told["reputation"]["standing"].get("served_milli", 0) >= 1_000 else None
+
+    told = until(known, "the settlement is counted")
+    assert told["keys"] == {"owner": provider}
+    shown = program("provider", "reputation", provider, gateway=market.base)
+    assert (shown.returncode, "newcomer" in shown.stdout) == (0, True)
+    whole = json.loads(program("provider", "reputation", provider, "--json", gateway=market.base).stdout)
+    assert whole["reputation"]["standing"]["served_milli"] >= told["reputation"]["standing"]["served_milli"]
+    unknown = program("provider", "reputation", "12" * 32, gateway=market.base)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+
+
 def test_a_provider_joins_and_leaves(market, program, http, until, tmp_path):
     """Its offer is listed while it serves; told to leave it withdraws the offer, and ends with 0."""
     terms = ("--price-input", "900", "--price-output", "900", "--ttft-ms", "900", "--tpot-ms", "90", "--capacity", "1")
