@@ -18,7 +18,7 @@ import msgspec
 from wwwmarket.bootstrap import load_or_create_key
 from wwwmarket.simulator.fleet import NodeSpec
 
-READY_WITHIN_S = 120
+READY_WITHIN_S = 300
 KEY_MICRO = 10**12
 """Budget of the one API key at each node, as much as a simulated client has."""
 HERE = Path(__file__).parent
