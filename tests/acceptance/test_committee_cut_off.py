@@ -97,9 +97,10 @@ class World:
     """All processes, by name."""
 
     def __init__(self, folder: Path, switch: Switch, stack: ExitStack) -> None:
-        self.folder, self.switch, self._stack = folder, switch, stack
+        self.folder, self.switch = folder, switch
         self.places = {name: switch.host(name) for name in (*MEMBERS, *SEQUENCERS, *MIRRORS)}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        stack.callback(self.end)
         self.etcd = servers.Etcd(len(MEMBERS), [self.places[name] for name in MEMBERS])
         stack.callback(self.etcd.remove)
         wwwmarket("keys", "create", "--name", "operator", "--dir", str(folder / "shared"), "--no-passphrase")
@@ -215,14 +216,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     if not permitted():
         pytest.skip(MISSING)
     with ExitStack() as stack:
-        switch = stack.enter_context(Switch())
-        world = None
-        try:
-            world = World(tmp_path, switch, stack)
-            yield world
-        finally:
-            if world is not None:
-                world.end()
+        yield World(tmp_path, stack.enter_context(Switch()), stack)
 
 
 @pytest.fixture
