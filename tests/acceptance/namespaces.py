@@ -37,6 +37,14 @@ class Switch:
         self.own = f"{self._net}.1"
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         hub = self._namespace("hub")
         _ip("-n", hub, "link", "add", "br0", "type", "bridge")
         _ip("-n", hub, "link", "set", "br0", "up")
@@ -44,7 +52,6 @@ class Switch:
         _ip("address", "add", f"{self.own}/24", "dev", self._name)
         _ip("link", "set", self._name, "up")
         self._plug("own")
-        return self
 
     def __exit__(self, *_: object) -> None:
         """The links go with their namespaces."""
