@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from secrets import SystemRandom
 from typing import Annotated, Final, NoReturn
@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from wwwmarket.adapters.log_reader import FolderLog, HttpLog, open_log
+from wwwmarket.cli.auditing import Resumption, Watch, audit_once, cores, opening, told
 from wwwmarket.cli.client import GatewayClient
 from wwwmarket.cli.evidence import judge_file
 from wwwmarket.cli.options import Json, option
@@ -22,7 +23,7 @@ from wwwmarket.domain.errors import Malformed, NotFound, Refusal, TooLarge
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.quantity import MicroCredits
 from wwwmarket.ledger.note import SignatureType, VerifierKey, parse_verifier_key
-from wwwmarket.market.audit import Auditor, BalanceClaimed, Finding, Log, Report, follow
+from wwwmarket.market.audit import Auditor, BalanceClaimed, Finding, Log, Report
 from wwwmarket.node.service import AccountView, NodeStatus
 from wwwmarket.rules.registry import Registry
 
@@ -38,13 +39,14 @@ _COULD_NOT_RUN: Final = 2
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints. Where ``key_from`` is the source itself, only consistency is proven, and not whose log
-    it is.
+    it is. ``resume_sha256`` is that of what was put aside.
     """
 
     source: str
     key: str
     key_from: str
     report: Report
+    resume_sha256: str | None = None
 
 
 class _ClaimedBalance(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class _ClaimedBalance(msgspec.Struct, frozen=True):
     available_micro: MicroCredits
 
 
-def audit(
+def audit(  # noqa: PLR0913 - each is a choice about the audit
     source: Annotated[
         str | None,
         typer.Argument(metavar="DIR|URL", help="A folder of 'ledger export', or a node's or mirror's address."),
@@ -70,21 +72,41 @@ def audit(
         Path | None,
         option("--evidence", "Instead of a log: one file of evidence that somebody did wrong.", metavar="FILE"),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        option("--resume", "Go on from the audit that is put aside here, and put this one aside.", metavar="FILE"),
+    ] = None,
+    resume_sha256: Annotated[
+        str | None,
+        option("--resume-sha256", "What that file must be; the audit before told it.", metavar="HEX"),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on as the log grows, until something is found or Ctrl-C.")
+    ] = False,
+    poll_s: Annotated[float, typer.Option("--poll-s", help="How often --watch looks.", min=0.05, max=3_600)] = 2.0,
+    processes: Annotated[
+        int, option("--processes", "That verify signatures; 0: one for each core.", min=0, max=256)
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Check a whole log: signatures, tree, contracts replayed, awards and payments recomputed, credits conserved.
 
-    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run. With --evidence one record
-    is judged, from itself alone: 1 when it proves the fault, 0 when it proves nothing, 2 when it cannot be read.
+    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run. With --watch it leaves when
+    there is something to say: 1 with the first finding, 2 when the log is out of reach. With --evidence one record is
+    judged, from itself alone: 1 when it proves the fault, 0 when it proves nothing, 2 when it cannot be read.
+
+    What --resume puts aside is held against the log's own signatures; that the entries before it passed is the word of
+    whoever wrote the file. Keep it where only you write, or its SHA-256 apart.
 
     \b
+      wwwmarket audit http://127.0.0.1:8080 --watch --resume market.audit
       wwwmarket audit http://127.0.0.1:8080
       wwwmarket audit ./log --vkey market.example/log+1a2b3c4d+AQ…
       wwwmarket audit ./log --json | jq .report.verdict
       wwwmarket audit --evidence ./evidence.json
     """  # noqa: D301 - \b keeps the examples' lines
     if evidence is not None:
-        if source is not None or vkey is not None or expect_balance:
+        if source is not None or vkey is not None or expect_balance or resume is not None or watch:
             raise typer.BadParameter("evidence is judged alone, without a log", param_hint="--evidence")
         judge_file(evidence, json=json)
         return
@@ -92,12 +114,22 @@ def audit(
         raise typer.BadParameter("name a log's folder or address, or --evidence", param_hint="DIR|URL")
     try:
         claims = [_parse_expectation(text) for text in expect_balance or ()]
-        with closing(open_log(source)) as log, progress("Auditing") as tell:
+        with (
+            closing(open_log(source)) as log,
+            opening(processes or cores()) as opener,
+            progress("Auditing") as tell,
+        ):
             key, key_from = _verifier_key(vkey, log)
-            auditor = Auditor(Registry.load(), key)
-            _follow(auditor, log, tell)
-            _hear_claims(auditor, log, claims, tell)
-        done = Audit(source=source, key=key.text, key_from=key_from, report=auditor.report())
+            resumption = Resumption(resume, resume_sha256)
+            auditor = resumption.begin(Registry.load(), key)
+            if watch:
+                _watch(Watch(auditor, log, opener, resumption), tell, poll_s)
+            else:
+                audit_once(auditor, log, opener, tell)
+                resumption.keep(auditor)
+                _hear_claims(auditor, log, claims, tell)
+        report = auditor.report()
+        done = Audit(source=source, key=key.text, key_from=key_from, report=report, resume_sha256=resumption.digest)
     except Refusal as refusal:
         _could_not(refusal.message)
     except OSError as error:
@@ -106,7 +138,9 @@ def audit(
         emit(done, json)
     else:
         _print(done)
-    if done.report.violations:
+    if watch and report.findings:
+        say(told(report.findings[0]))
+    if report.violations:
         raise typer.Exit(1)
 
 
@@ -114,9 +148,9 @@ def _could_not(why: str) -> NoReturn:
     fail(f"the audit could not run: {why}", _COULD_NOT_RUN)
 
 
-def _follow(auditor: Auditor, log: Log, tell: Tell) -> None:
-    for entries in follow(auditor, log):
-        tell(entries, auditor.target)
+def _watch(watch: Watch, tell: Tell, poll_s: float) -> None:
+    with suppress(KeyboardInterrupt):
+        watch.run(tell, poll_s)
 
 
 def _verifier_key(given: str | None, log: Log) -> tuple[VerifierKey, str]:
@@ -206,7 +240,7 @@ def _read_on(auditor: Auditor, log: HttpLog, gateway: GatewayClient, tell: Tell)
     deadline_s = time.monotonic() + AHEAD_S_MAX
     while auditor.disputes_balances and auditor.size < ahead and time.monotonic() < deadline_s:
         time.sleep(AHEAD_POLL_S)
-        _follow(auditor, log, tell)
+        audit_once(auditor, log, None, tell)
 
 
 def _print(done: Audit) -> None:
@@ -237,6 +271,7 @@ def _summary(done: Audit) -> Mapping[str, object]:
         "transfers": report.transfers,
         "total_micro": report.total_micro,
         "ledger_time_ms": report.ledger_time_ms,
+        **({"put_aside": f"SHA-256 {done.resume_sha256}"} if done.resume_sha256 else {}),
     }
 
 

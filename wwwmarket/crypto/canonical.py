@@ -14,7 +14,7 @@ from wwwmarket.domain.errors import Malformed, TooLarge
 
 T = TypeVar("T")
 
-__all__ = ["ENTRY_BYTES_MAX", "MESSAGE_BYTES_MAX", "Raw", "decode", "encode"]
+__all__ = ["ENTRY_BYTES_MAX", "MESSAGE_BYTES_MAX", "Raw", "decode", "encode", "not_canonical", "read"]
 
 ENTRY_BYTES_MAX: Final = 65_535
 """An entry bundle gives each entry a 16-bit length (C2SP tlog-tiles, "Log entries")."""
@@ -42,15 +42,30 @@ def decode(data: bytes, shape: type[T], *, bytes_max: int = MESSAGE_BYTES_MAX) -
         TooLarge: more than ``bytes_max`` bytes.
         Malformed: not JSON, not of that shape, or not the canonical bytes of what it says.
     """
+    value = read(data, shape, bytes_max=bytes_max)
+    if _ENCODER.encode(value) != data:
+        raise not_canonical(shape)
+    return value
+
+
+def read(data: bytes, shape: type[T], *, bytes_max: int) -> T:
+    """``decode``, for callers that compare the bytes with what they encode anyway.
+
+    Raises:
+        TooLarge: more than ``bytes_max`` bytes.
+        Malformed: not JSON, or not of that shape.
+    """
     if len(data) > bytes_max:
         raise TooLarge(f"{len(data)} bytes where at most {bytes_max} are accepted")
     try:
         value: T = _decoder(cast("Any", shape)).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a valid {_name(shape)}: {error}") from None
-    if _ENCODER.encode(value) != data:
-        raise Malformed(f"not the canonical bytes of a {_name(shape)}: sort the keys and leave out white space")
     return value
+
+
+def not_canonical(shape: object) -> Malformed:
+    return Malformed(f"not the canonical bytes of a {_name(shape)}: sort the keys and leave out white space")
 
 
 def _name(shape: object) -> str:

@@ -4,6 +4,7 @@ The tag makes digests of different kinds different even where their bytes are no
 fields.
 """
 
+from functools import cache
 from hashlib import sha256
 
 from wwwmarket.crypto import canonical
@@ -13,12 +14,23 @@ from wwwmarket.domain.shape import Record
 
 def tagged(kind: str, data: bytes) -> Digest:
     """Digest of ``data`` as a ``kind``, such as ``request/v1`` for the exact bytes of a request."""
-    return Digest(sha256(b"wwwmarket/" + kind.encode("ascii") + b"\x00" + data).hexdigest())
+    return Digest(sha256(_tag(kind) + data).hexdigest())
+
+
+@cache
+def _tag(kind: str) -> bytes:
+    """Kinds are few: those of this program."""
+    return b"wwwmarket/" + kind.encode("ascii") + b"\x00"
+
+
+@cache
+def _kind(record: type[Record]) -> str:
+    return str(record.__struct_config__.tag)
 
 
 def kind_of(record: type[Record] | Record) -> str:
     """The record's kind and version, such as ``ask/v1``."""
-    return str(record.__struct_config__.tag)
+    return _kind(record if isinstance(record, type) else type(record))
 
 
 def digest(record: Record) -> Digest:

@@ -15,7 +15,7 @@ from nacl.exceptions import BadSignatureError
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest, tagged
 from wwwmarket.domain.errors import Malformed, Unauthorised
-from wwwmarket.domain.identity import AccountId, EntryId, Signature
+from wwwmarket.domain.identity import AccountId, Digest, EntryId, Signature
 from wwwmarket.domain.quantity import Count
 from wwwmarket.domain.records import Body, Certification, Certified, Entry, Signed
 from wwwmarket.domain.shape import Record, Value
@@ -82,10 +82,16 @@ def sign(key: KeyPair, record: R) -> Verified[R]:
 
 def verify(signed: Signed[R]) -> Verified[R]:
     """Raises Unauthorised when the signature is not the signer's over exactly this record."""
-    message = bytes.fromhex(digest(signed.body))
-    if not verify_bytes(signed.signer, message, bytes.fromhex(signed.signature)):
-        raise Unauthorised(f"the signature on this {type(signed.body).__name__.lower()} is not by {signed.signer}")
+    verified_digest(signed)
     return Verified(body=signed.body, by=signed.signer, signed=signed)
+
+
+def verified_digest(signed: Signed[R]) -> Digest:
+    """The digest of a signed record, whose signature is its signer's. Raises Unauthorised."""
+    name = digest(signed.body)
+    if not verify_bytes(signed.signer, bytes.fromhex(name), bytes.fromhex(signed.signature)):
+        raise Unauthorised(f"the signature on this {type(signed.body).__name__.lower()} is not by {signed.signer}")
+    return name
 
 
 def certify(key: KeyPair, record: Record) -> Certification:
@@ -121,8 +127,11 @@ class _Unsigned(Value):
 
 def entry_id(entry: Entry) -> EntryId:
     """Digest of an entry without its signature: its name, and what its author signs."""
-    unsigned = _Unsigned(account=entry.account, body=entry.body, prev=entry.prev, seq=entry.seq)
-    return EntryId(tagged("entry/v1", canonical.encode(unsigned)))
+    return EntryId(tagged("entry/v1", _unsigned(entry)))
+
+
+def _unsigned(entry: Entry) -> bytes:
+    return canonical.encode(_Unsigned(account=entry.account, body=entry.body, prev=entry.prev, seq=entry.seq))
 
 
 def sign_entry(key: KeyPair, *, seq: int, prev: EntryId, body: Body) -> Entry:
@@ -149,8 +158,12 @@ def open_entry(leaf: bytes) -> VerifiedEntry:
         Malformed: not the canonical bytes of an entry (the body is checked where it is read, in ``rules``).
         Unauthorised: the signature is not the author's.
     """
-    entry = canonical.decode(leaf, Entry, bytes_max=canonical.ENTRY_BYTES_MAX)
-    name = entry_id(entry)
+    entry = canonical.read(leaf, Entry, bytes_max=canonical.ENTRY_BYTES_MAX)
+    unsigned = _unsigned(entry)
+    # The signature's key sorts last, so the entry's canonical bytes are these and it: encoded once, for both.
+    if leaf != b'%b,"signature":"%b"}' % (unsigned[:-1], entry.signature.encode()):
+        raise canonical.not_canonical(Entry)
+    name = EntryId(tagged("entry/v1", unsigned))
     if not verify_bytes(entry.account, bytes.fromhex(name), bytes.fromhex(entry.signature)):
         raise Unauthorised(f"entry {entry.seq} of account {entry.account} is not signed by that account")
     return VerifiedEntry(id=name, entry=entry, leaf=leaf)

@@ -10,7 +10,7 @@ from typing import Final
 
 from wwwmarket.domain.errors import Malformed
 from wwwmarket.domain.shape import Value
-from wwwmarket.ledger.merkle import HASH_BYTES, SIZE_MAX, Frontier, complete_root, peaks_of
+from wwwmarket.ledger.merkle import HASH_BYTES, SIZE_MAX, Frontier, complete_root, node_hash, peaks_of
 
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
@@ -145,7 +145,7 @@ def split_hashes(tile: TileId, hashes: bytes) -> list[bytes]:
 
 
 class TileReader:
-    """Reads the nodes of a tree of ``size`` leaves from its tiles, each fetched once: a ``NodeReader``.
+    """Reads the nodes of a tree of ``size`` leaves from its tiles, each fetched and hashed once: a ``NodeReader``.
 
     It believes the tiles; what is proven from them is checked against a root.
     """
@@ -154,14 +154,22 @@ class TileReader:
         self._size = size
         self._fetch = fetch
         self._tiles: dict[TileId, list[bytes]] = {}
+        self._nodes: dict[tuple[int, int], bytes] = {}
 
     def __call__(self, level: int, index: int) -> bytes:
         """Raises Malformed where the tree has no such complete node, or its tile has the wrong length."""
-        tile, start, end = _locate(level, index, self._size)
-        hashes = self._tiles.get(tile)
-        if hashes is None:
-            hashes = self._tiles[tile] = split_hashes(tile, self._fetch(tile))
-        return complete_root(hashes[start:end])
+        node = self._nodes.get((level, index))
+        if node is None:
+            tile, start, end = _locate(level, index, self._size)
+            hashes = self._tiles.get(tile)
+            if hashes is None:
+                hashes = self._tiles[tile] = split_hashes(tile, self._fetch(tile))
+            if end - start == 1:
+                node = hashes[start]
+            else:
+                node = node_hash(self(level - 1, 2 * index), self(level - 1, 2 * index + 1))
+            self._nodes[level, index] = node
+        return node
 
 
 class Tiler:
@@ -195,10 +203,37 @@ class Tiler:
         tiler._rows[0] += b"".join(leaves)
         for below in cls.needs(size):
             tiler._rows[below.level + 1] += complete_root(split_hashes(below, fetch(below)))
-        rows = {tile.id: tile.hashes for tile in tiler._partials(size)}
-        # Every peak lies in a partial tile: were its tile full, a larger complete node would cover it.
-        tiler._frontier = Frontier.read(size, TileReader(size, rows.__getitem__))
+        tiler._frontier = tiler._read_frontier(size)
         return tiler
+
+    @classmethod
+    def at(cls, size: int, rows: Sequence[bytes]) -> "Tiler":
+        """Take up a tree of ``size`` leaves from the hashes of its partial tiles, level by level from below.
+
+        Whether they are that tree's its root says: every hash in them is under a peak.
+
+        Raises:
+            Malformed: not as many hashes as partial tiles of that size have.
+        """
+        tiler = cls()
+        if size > SIZE_MAX or len(rows) != TILE_LEVELS:
+            raise Malformed(f"a tree has at most {SIZE_MAX} leaves, and partial tiles on {TILE_LEVELS} levels")
+        for level, row in enumerate(rows):
+            if len(row) != (size >> (TILE_HEIGHT * level)) % TILE_WIDTH * HASH_BYTES:
+                raise Malformed(f"{len(row)} bytes are not the partial tile on level {level} of a tree of size {size}")
+            tiler._rows[level] += row
+        tiler._frontier = tiler._read_frontier(size)
+        return tiler
+
+    def _read_frontier(self, size: int) -> Frontier:
+        """Every peak lies in a partial tile: were its tile full, a larger complete node would cover it."""
+        rows = {tile.id: tile.hashes for tile in self._partials(size)}
+        return Frontier.read(size, TileReader(size, rows.__getitem__))
+
+    @property
+    def rows(self) -> tuple[bytes, ...]:
+        """The hashes of the partial tiles, level by level from below: what ``at`` takes."""
+        return tuple(map(bytes, self._rows))
 
     @property
     def size(self) -> int:

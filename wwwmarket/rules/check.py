@@ -7,7 +7,7 @@ from typing import Final, assert_never, cast
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest
-from wwwmarket.crypto.signing import VerifiedEntry, verify, verify_certified
+from wwwmarket.crypto.signing import VerifiedEntry, verified_digest, verify, verify_certified
 from wwwmarket.domain.book import AwardFacts
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.keys import Delegation, Guard, Revocation, Rotation
@@ -100,11 +100,8 @@ def _unvouched(settlement: TabSettlement) -> tuple[EntryId, ...]:
 
 
 def _facts(award: Award) -> AwardFacts:
-    verify(award.winner)
-    if award.runner_up is not None:
-        verify(award.runner_up)
     return AwardFacts(
         bid_digest=digest(award.bid),
-        winner_ask_digest=digest(award.winner.body),
-        runner_up_ask_digest=None if award.runner_up is None else digest(award.runner_up.body),
+        winner_ask_digest=verified_digest(award.winner),
+        runner_up_ask_digest=None if award.runner_up is None else verified_digest(award.runner_up),
     )

@@ -37,7 +37,8 @@ that was cut back to an older checkpoint of its own (compare with another copy),
 from wwwmarket.market.audit.auditor import Auditor
 from wwwmarket.market.audit.events import BalanceClaimed, BundleRead, CheckpointRead, Event, StretchRead, TileRead
 from wwwmarket.market.audit.findings import Check, CheckResult, Finding, Report
-from wwwmarket.market.audit.reading import Log, follow
+from wwwmarket.market.audit.opening import Fault, Opener, open_bundle
+from wwwmarket.market.audit.reading import Log, follow, read_note
 
 __all__ = [
     "Auditor",
@@ -47,10 +48,14 @@ __all__ = [
     "CheckResult",
     "CheckpointRead",
     "Event",
+    "Fault",
     "Finding",
     "Log",
+    "Opener",
     "Report",
     "StretchRead",
     "TileRead",
     "follow",
+    "open_bundle",
+    "read_note",
 ]

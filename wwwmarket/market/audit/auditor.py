@@ -2,19 +2,21 @@
 
 from typing import Final, assert_never
 
-from wwwmarket.crypto.signing import open_entry
+from wwwmarket.crypto import canonical
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised
 from wwwmarket.domain.identity import Digest
 from wwwmarket.domain.keys import Delegation, Rotation
-from wwwmarket.domain.records import Award, Genesis, Offer, Settlement, TabSettlement, Transfer
+from wwwmarket.domain.records import Award, Genesis, Mark, Offer, Settlement, TabSettlement, Transfer
 from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.note import SignatureType, VerifierKey, parse_note
-from wwwmarket.ledger.tiles import BundleId
+from wwwmarket.ledger.tiles import TileId
 from wwwmarket.market.audit.events import BalanceClaimed, BundleRead, CheckpointRead, Event, StretchRead, TileRead
 from wwwmarket.market.audit.findings import Check, Finding, Findings, Report
+from wwwmarket.market.audit.opening import Fault, open_leaf
 from wwwmarket.market.audit.replay import Replay
+from wwwmarket.market.audit.saved import SAVED_BYTES_MAX, Saved, not_taken, read_mark
 from wwwmarket.market.audit.tree import Tree
-from wwwmarket.rules.check import Checked, check
+from wwwmarket.rules.check import Checked
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
 from wwwmarket.rules.succession import check_succession, succession_in
@@ -36,6 +38,70 @@ class Auditor:
         self._keys: list[VerifierKey] = []
         self._checkpoint: Checkpoint | None = None
         self._ended = False
+        self._saves = False
+        self._before_last: tuple[bytes, tuple[bytes, ...], bytes] | None = None
+
+    @classmethod
+    def resume(cls, registry: Registry, log: VerifierKey, data: bytes) -> "Auditor":
+        """Go on where an audit was put aside (``saved``), which is held against the log's own signatures.
+
+        Raises:
+            Malformed: it is none, of another log, or was changed.
+            Conflict: the contracts in force are not those of this program.
+        """
+        saved = canonical.decode(data, Saved, bytes_max=SAVED_BYTES_MAX)
+        if saved.log != log.text:  # 1
+            raise not_taken(f"it is of {saved.log}")
+        auditor = cls(registry, log)
+        try:
+            auditor._take_up(registry, saved)
+        except Conflict:
+            raise
+        except (Malformed, Unauthorised) as refusal:
+            raise not_taken(refusal.message) from None
+        return auditor
+
+    def _take_up(self, registry: Registry, saved: Saved) -> None:
+        mark, leaf = read_mark(saved), saved.mark.encode()
+        assert isinstance(mark.body, Mark), "as read"
+        state = State.restore(registry, bytes(saved.snapshot), mark.body.state_root)
+        index = state.size
+        self._replay.take_up(state)
+        self._keys = keys_of(state)
+        self._replay.follow(index, mark)  # 2
+        self._tree.take_up(index, [bytes.fromhex(row) for row in saved.rows])
+        self._tree.append(leaf)
+        checkpoint = open_checkpoint(saved.note.encode(), self._keys[-1]).checkpoint  # 4
+        if self._findings.violations:
+            raise not_taken(self._findings.since(0)[0].message)
+        if (checkpoint.size, checkpoint.root) != (self._tree.size, self._tree.root()):  # 3
+            raise not_taken("its tree is not that of its checkpoint")
+        self._checkpoint, self._note = checkpoint, saved.note.encode()
+        self._findings.take_up({check: saved.examined.get(check.name, 0) for check in Check})
+        self._replay.counts.update({kind: saved.counts.get(kind.__name__, 0) for kind in self._replay.counts})
+
+    def will_save(self) -> None:
+        """Keep what ``saved`` needs at the end of the next stretch."""
+        self._saves = True
+
+    def saved(self) -> bytes | None:
+        """This audit, put aside; None where it has found something, or is at no mark under a checkpoint."""
+        if self._before_last is None or self._findings.violations or not self._replay.is_whole:
+            return None
+        if self._note is None or self.size != self.target:
+            return None
+        snapshot, rows, mark = self._before_last
+        return canonical.encode(
+            Saved(
+                log=self._log.text,
+                note=self._note.decode(),
+                mark=mark.decode(),
+                rows=tuple(row.hex() for row in rows),
+                snapshot=canonical.Raw(snapshot),
+                counts={kind.__name__: count for kind, count in self._replay.counts.items()},
+                examined={check.name: times for check, times in self._findings.examined.items()},
+            )
+        )
 
     @property
     def state(self) -> State:
@@ -52,6 +118,15 @@ class Auditor:
         """How many entries the checkpoint covers; what is being audited ends there."""
         return self._checkpoint.size if self._checkpoint else 0
 
+    def lacking(self) -> frozenset[TileId]:
+        """Tiles of what was audited before, through which proofs of what is being audited lead."""
+        return self._tree.lacking()
+
+    @property
+    def violations(self) -> int:
+        """How many have been found so far."""
+        return self._findings.violations
+
     @property
     def disputes_balances(self) -> bool:
         """Whether a claimed balance has not been met: entries beyond the checkpoint may still bear it out."""
@@ -65,7 +140,7 @@ class Auditor:
             case CheckpointRead():
                 self._begin(event.note)
             case BundleRead():
-                self._read(event.bundle, event.content)
+                self._read(event)
             case TileRead():
                 self._tree.compare(event.tile, event.content)
             case StretchRead():
@@ -116,10 +191,15 @@ class Auditor:
         except Refusal as refusal:
             self._findings.add(Check.NOTE, refusal.message)
 
-    def _read(self, bundle: BundleId, content: bytes | None) -> None:
-        for leaf in self._tree.open_bundle(bundle, content):
+    def _read(self, event: BundleRead) -> None:
+        leaves = self._tree.open_bundle(event.bundle, event.content)
+        # A bundle that has grown begins with entries that were read before.
+        opened = iter(() if event.opened is None else event.opened[event.bundle.width - len(leaves) :])
+        for leaf in leaves:
             index = self._tree.size
-            checked = None if leaf is None else self._open(index, leaf)
+            if self._saves and leaf is not None and index == self.target - 1 and self.state.genesis is not None:
+                self._before_last = (self.state.snapshot(), self._tree.rows, leaf)
+            checked = None if leaf is None else self._judge(index, next(opened, None) or open_leaf(leaf))
             if checked is None:
                 self._replay.lose(index)
             else:
@@ -128,26 +208,15 @@ class Auditor:
                 self._note_key(checked)
             self._tree.append(leaf)
 
-    def _open(self, index: int, leaf: bytes) -> Checked | None:
+    def _judge(self, index: int, opened: Checked | Fault) -> Checked | None:
         """Checks 6 and 8."""
         findings = self._findings
         findings.examine(Check.ENTRY)
-        try:
-            verified = open_entry(leaf)
-        except (Malformed, Unauthorised) as refusal:
-            findings.add(Check.ENTRY, refusal.message, entry=index)
+        if isinstance(opened, Fault):
+            findings.add(opened.check, opened.message, entry=index, account=opened.account)
             return None
-        account = verified.entry.account
-        try:
-            checked = check(verified)
-        except Malformed as refusal:
-            findings.add(Check.ENTRY, refusal.message, entry=index, account=account)
-            return None
-        except Unauthorised as refusal:
-            findings.add(Check.NESTED, refusal.message, entry=index, account=account)
-            return None
-        findings.examine(Check.NESTED, isinstance(checked.body, SIGNED_INSIDE))
-        return checked
+        findings.examine(Check.NESTED, isinstance(opened.body, SIGNED_INSIDE))
+        return opened
 
     def _check_succession(self, index: int, checked: Checked) -> None:
         """Check 10, of what the state cannot see: a succession begins from the tree of the entries before it."""
@@ -160,7 +229,7 @@ class Auditor:
         """The keys that the log has had, by its entries."""
         body, state = checked.body, self.state
         if state.genesis is not None and (isinstance(body, Genesis) or succession_in(body) is not None):
-            self._keys.append(VerifierKey(name=state.origin, account=state.operator))
+            self._keys = keys_of(state)
 
     def _check_key(self) -> None:
         """Check 1, its other half: the entries name the key that signs the checkpoint, and the one that was given."""
@@ -185,6 +254,15 @@ class Auditor:
     def _hear(self, claim: BalanceClaimed) -> None:
         if not self._replay.stopped:
             self._replay.balances.hear(claim, self.state.account(claim.account))
+
+
+def keys_of(state: State) -> list[VerifierKey]:
+    """The keys that a log has had, the one in force last."""
+    genesis = state.genesis
+    assert genesis is not None, "a genesis comes first"
+    first = VerifierKey(name=genesis.origin, account=genesis.operator)
+    later = (VerifierKey(name=each.successor, account=each.operator) for each in state.governance.successions)
+    return [first, *later]
 
 
 def _claimed(note: bytes) -> Checkpoint | None:

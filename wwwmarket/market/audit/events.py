@@ -6,6 +6,7 @@ from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.quantity import MicroCredits
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.tiles import BundleId, TileId
+from wwwmarket.market.audit.opening import Opened
 
 
 class CheckpointRead(Value):
@@ -15,10 +16,13 @@ class CheckpointRead(Value):
 
 
 class BundleRead(Value):
-    """The bytes of an entry bundle, None where the log has none."""
+    """The bytes of an entry bundle, None where the log has none. ``opened`` is what ``open_bundle`` made of these very
+    bytes in another process, None where nobody did.
+    """
 
     bundle: BundleId
     content: bytes | None
+    opened: Opened | None = None
 
 
 class TileRead(Value):

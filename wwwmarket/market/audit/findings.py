@@ -142,6 +142,15 @@ class Findings:
             kept.append(finding)
             self._order.append(finding)
 
+    @property
+    def examined(self) -> dict[Check, int]:
+        """What each check has been applied to."""
+        return dict(self._examined)
+
+    def take_up(self, examined: dict[Check, int]) -> None:
+        """Go on counting where another audit was put aside."""
+        self._examined.update(examined)
+
     def has(self, *checks: Check) -> bool:
         """Whether any of ``checks`` has a finding."""
         return any(self._found[check] for check in checks)

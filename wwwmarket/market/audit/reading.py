@@ -1,7 +1,8 @@
 """The order in which a log's files are read for an audit, each once, so that nothing has to be kept."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from wwwmarket.domain.errors import Malformed, NotFound
 from wwwmarket.ledger.bundles import BUNDLE_BYTES_MAX, decode_bundle, encode_bundle
@@ -11,6 +12,7 @@ from wwwmarket.ledger.note import NOTE_BYTES_MAX
 from wwwmarket.ledger.tiles import TILE_HEIGHT, TILE_LEVELS, TILE_WIDTH, BundleId, TileId, partial_ids, path_of
 from wwwmarket.market.audit.auditor import Auditor
 from wwwmarket.market.audit.events import BundleRead, CheckpointRead, StretchRead, TileRead
+from wwwmarket.market.audit.opening import Here, Opened, Opener
 
 
 class Log(Protocol):
@@ -25,31 +27,60 @@ class Log(Protocol):
         ...
 
 
-def follow(auditor: Auditor, log: Log) -> Iterator[int]:
+def read_note(log: Log) -> bytes:
+    """The log's checkpoint. Raises NotFound, Unavailable."""
+    note = log.read(CHECKPOINT_PATH, bytes_max=NOTE_BYTES_MAX)
+    if note is None:
+        raise NotFound("there is no checkpoint: this is not a log")
+    return note
+
+
+def follow(auditor: Auditor, log: Log, opener: Opener | None = None, *, note: bytes | None = None) -> Iterator[int]:
     """Audit ``log`` up to its checkpoint, from where ``auditor`` is; gives the number of entries read, as it grows.
+
+    ``opener`` opens bundles ahead, in other processes; without one the auditor does it itself. ``note`` is the
+    checkpoint, where it was read already.
 
     Raises:
         NotFound: there is no checkpoint.
         Unavailable: the log cannot be read now.
     """
-    note = log.read(CHECKPOINT_PATH, bytes_max=NOTE_BYTES_MAX)
-    if note is None:
-        raise NotFound("there is no checkpoint: this is not a log")
-    auditor.step(CheckpointRead(note=note))
-    size = auditor.target
-    for number in range(auditor.size // TILE_WIDTH, -(-size // TILE_WIDTH)):
-        bundle = BundleId(number=number, width=min(TILE_WIDTH, size - number * TILE_WIDTH))
+    opener = Here() if opener is None else opener
+    auditor.step(CheckpointRead(note=read_note(log) if note is None else note))
+    ahead: deque[_Bundle] = deque()
+    for bundle in _bundles(auditor.size, auditor.target):
         content = read_bundle(log, bundle)
-        auditor.step(BundleRead(bundle=bundle, content=content))
+        ahead.append(_Bundle(bundle, content, None if content is None else opener.submit(content, bundle.width)))
         if content is None:
             break
-        for tile in _full_tiles(bundle):
-            auditor.step(TileRead(tile=tile, content=read_tile(log, tile)))
-        yield auditor.size
-    if auditor.size == size:
-        for tile in partial_ids(size):
+        if len(ahead) > opener.ahead:
+            yield _take(auditor, log, ahead.popleft())
+    while ahead:
+        yield _take(auditor, log, ahead.popleft())
+    if auditor.size == auditor.target:
+        for tile in (*partial_ids(auditor.size), *auditor.lacking()):
             auditor.step(TileRead(tile=tile, content=read_tile(log, tile)))
     auditor.step(StretchRead())
+
+
+class _Bundle(NamedTuple):
+    bundle: BundleId
+    content: bytes | None
+    opened: Callable[[], Opened | None] | None
+
+
+def _bundles(size: int, target: int) -> Iterator[BundleId]:
+    for number in range(size // TILE_WIDTH, -(-target // TILE_WIDTH)):
+        yield BundleId(number=number, width=min(TILE_WIDTH, target - number * TILE_WIDTH))
+
+
+def _take(auditor: Auditor, log: Log, read: _Bundle) -> int:
+    opened = None if read.opened is None else read.opened()
+    auditor.step(BundleRead(bundle=read.bundle, content=read.content, opened=opened))
+    if read.content is not None:
+        for tile in _full_tiles(read.bundle):
+            auditor.step(TileRead(tile=tile, content=read_tile(log, tile)))
+    return auditor.size
 
 
 def _full_tiles(bundle: BundleId) -> Iterator[TileId]:

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from wwwmarket.crypto.digest import digest
 from wwwmarket.domain.book import Account, OpenAward, OpenTab
 from wwwmarket.domain.errors import InsufficientCredit, Refusal
 from wwwmarket.domain.identity import NO_ENTRY, AccountId, EntryId
@@ -103,7 +102,7 @@ class Moved(NamedTuple):
 
 class Replay:
     def __init__(self, registry: Registry, findings: Findings) -> None:
-        self.state: Final = State(registry)
+        self.state = State(registry)
         self.balances: Final = Balances(findings)
         self.counts: Final[dict[type, int]] = dict.fromkeys((Offer, Award, Settlement, Transfer), 0)
         self._findings = findings
@@ -120,6 +119,15 @@ class Replay:
     def stopped(self) -> bool:
         """Without a genesis to begin from, nothing is replayed."""
         return self._stopped
+
+    def take_up(self, state: State) -> None:
+        """Go on from the state at which another audit was put aside."""
+        self.state, self._looked_at = state, state.size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the state took every entry, and the last one was a mark."""
+        return self._ends_in_mark and not (self._skipped or self._stopped)
 
     def lose(self, index: int) -> None:
         """The entry cannot be read: nobody knows what it would have changed."""
@@ -176,8 +184,10 @@ class Replay:
         body, state = checked.body, self.state
         self._examine(body)
         head = state.chain_head(checked.account)
-        # The state has missed earlier entries of this account; its chain was compared above, without them.
-        placed = replace(checked, seq=head.next_seq, prev=head.prev)
+        placed = checked
+        if (checked.seq, checked.prev) != head:
+            # The state has missed earlier entries of this account; its chain was compared above, without them.
+            placed = replace(checked, seq=head.next_seq, prev=head.prev)
         settled: OpenAward | OpenTab | None = None
         if isinstance(body, Settlement):
             settled = state.award(body.award)
@@ -192,7 +202,7 @@ class Replay:
             return self._refused(index, checked, placed, refusal)
         self._took(index, applied)
         if isinstance(body, Award) and rules is not None:
-            self._check_auction(index, checked.account, body, rules.award)
+            self._check_auction(index, checked, body, rules.award)
         elif isinstance(settled, OpenAward) and isinstance(body, Settlement) and rules is not None:
             self._check_award_paid(index, body, settled, before, rules)
         elif isinstance(settled, OpenTab) and isinstance(body, TabSettlement) and rules is not None:
@@ -218,11 +228,12 @@ class Replay:
         if type(body) in self.counts:
             self.counts[type(body)] += 1
         self.balances.move(applied.rows)
-        state = self.state
-        rows = len(state.accounts()) + len(state.awards()) + len(state.offers()) + len(state.tabs())
-        # Looking over all rows only after as many entries costs each entry no more than one row.
-        if isinstance(body, Mark) and index - self._looked_at >= rows:
-            self._look_over(index)
+        if isinstance(body, Mark):
+            state = self.state
+            rows = len(state.accounts()) + len(state.awards()) + len(state.offers()) + len(state.tabs())
+            # Looking over all rows only after as many entries costs each entry no more than one row.
+            if index - self._looked_at >= rows:
+                self._look_over(index)
 
     def _refused(self, index: int, checked: Checked, placed: Checked, refusal: Refusal) -> bool:
         body = checked.body
@@ -257,21 +268,25 @@ class Replay:
             self._shadow.clear()
             self._lost = True
 
-    def _check_auction(self, index: int, account: AccountId, award: Award, rule: AwardRule) -> None:
+    def _check_auction(self, index: int, checked: Checked, award: Award, rule: AwardRule) -> None:
         """Check 12: the contract took it; its own functions say again who wins, at what price."""
-        bid, winner = award.bid, award.winner.body
+        bid, winner, facts = award.bid, award.winner.body, checked.facts
+        assert facts is not None, "an award is checked with its facts"
         listed = self.state.offer(winner.offer)
         runner_up = award.runner_up.body if award.runner_up else None
         if listed is None:
             fault = "the winner's offer is not listed"
-        elif runner_up and (rule.score(bid, winner), digest(winner)) >= (rule.score(bid, runner_up), digest(runner_up)):
+        elif runner_up and (rule.score(bid, winner), facts.winner_ask_digest) >= (
+            rule.score(bid, runner_up),
+            facts.runner_up_ask_digest,
+        ):
             fault = "the runner-up's ask is the better one"
         else:
             clearing = rule.clear(bid, winner, listed.offer, runner_up)
             if (award.prices, award.locked_micro) == (clearing.prices, clearing.locked_micro):
                 return
             fault = f"the auction clears at {clearing.prices}, with a lock of {clearing.locked_micro} micro-credits"
-        self._findings.add(Check.AUCTION, fault, entry=index, account=account)
+        self._findings.add(Check.AUCTION, fault, entry=index, account=checked.account)
 
     def _check_award_paid(
         self,

@@ -1,14 +1,23 @@
 """Checks 2 to 5: the entries' number, their tree, its tiles, and proofs from these alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from wwwmarket.domain.errors import Malformed
 from wwwmarket.ledger.bundles import BUNDLE_BYTES_MAX, decode_bundle
 from wwwmarket.ledger.checkpoint import Checkpoint
 from wwwmarket.ledger.merkle import HASH_BYTES, leaf_hash
-from wwwmarket.ledger.proofs import inclusion_proof, verify_inclusion
-from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, Tiler, TileReader, path_of
+from wwwmarket.ledger.proofs import inclusion_nodes, inclusion_proof, verify_inclusion
+from wwwmarket.ledger.tiles import (
+    TILE_WIDTH,
+    BundleId,
+    TileId,
+    Tiler,
+    TileReader,
+    partial_ids,
+    path_of,
+    tiles_holding,
+)
 from wwwmarket.market.audit.findings import Check, Findings
 
 SAMPLED_TILES_MAX: Final = 16
@@ -31,11 +40,22 @@ class Tree:
         self._leaves: dict[int, list[bytes]] = {}
         self._row: list[bytes] = []
         self._sample: frozenset[int] = frozenset()
+        self._wanted: frozenset[TileId] = frozenset()
         self._missing = False
 
     @property
     def size(self) -> int:
         return self._tiler.size
+
+    @property
+    def rows(self) -> tuple[bytes, ...]:
+        """The partial tiles' hashes, level by level."""
+        return self._tiler.rows
+
+    def take_up(self, size: int, rows: Sequence[bytes]) -> None:
+        """Go on where another audit was put aside. Raises Malformed."""
+        self._tiler = Tiler.at(size, rows)
+        self._row = [_hash_at(rows[0], place) for place in range(size % TILE_WIDTH)]
 
     def root(self) -> bytes:
         """Over the entries read so far."""
@@ -47,7 +67,14 @@ class Tree:
         first, last = self.size // TILE_WIDTH, max(target - 1, 0) // TILE_WIDTH
         steps = min(last - first, SAMPLED_TILES_MAX - 1)
         self._sample = frozenset(first + (last - first) * step // max(steps, 1) for step in range(steps + 1))
-        self._served = {tile: hashes for tile, hashes in self._served.items() if tile.level and _is_full(tile)}
+        places = (at for number in self._sample for at in range(number * TILE_WIDTH, (number + 1) * TILE_WIDTH))
+        nodes = (node for at in places if at < target for node in ((0, at), *inclusion_nodes(at, target)))
+        self._wanted = frozenset(tiles_holding(nodes, target))
+        self._served.clear()
+
+    def lacking(self) -> frozenset[TileId]:
+        """Tiles of earlier stretches that proofs of this one lead through."""
+        return self._wanted - self._served.keys() - frozenset(partial_ids(self.size))
 
     def open_bundle(self, bundle: BundleId, content: bytes | None) -> list[bytes | None]:
         """Check 2: the bundle's entries that are not yet in the tree; None stands for one that is missing."""
@@ -84,14 +111,14 @@ class Tree:
         expected = self._due.pop(tile, None)
         if expected is None:
             expected = next((each.hashes for each in self._tiler.partials() if each.id == tile), None)
-        assert expected is not None, "the tile of a stretch that was read"
+        if content is not None and tile in self._wanted:
+            self._served[tile] = content
+        if expected is None:
+            return  # it was compared in its own stretch; what is read of it now is held against the root
         self._findings.examine(Check.TILES)
         if content is None:
             self._findings.add(Check.TILES, f"{path_of(tile)} is missing")
-            return
-        if tile.level or tile.number in self._sample:
-            self._served[tile] = content
-        if content != expected:
+        elif content != expected:
             self._differs(tile, content, expected)
 
     def _differs(self, tile: TileId, content: bytes, expected: bytes) -> None:
@@ -131,15 +158,16 @@ class Tree:
         self._prove(checkpoint)
 
     def _prove(self, checkpoint: Checkpoint) -> None:
-        node = TileReader(checkpoint.size, self._fetch)
         failed: list[tuple[int, str]] = []
-        for index, leaf in self._sampled():
-            self._findings.examine(Check.INCLUSION)
-            try:
-                proof = inclusion_proof(index, checkpoint.size, node)
-                verify_inclusion(index, checkpoint.size, leaf, proof, checkpoint.root)
-            except Malformed as refusal:
-                failed.append((index, refusal.message))
+        for number, leaves in self._leaves.items():
+            node = TileReader(checkpoint.size, self._fetch)
+            for index, leaf in enumerate(leaves, number * TILE_WIDTH):
+                self._findings.examine(Check.INCLUSION)
+                try:
+                    proof = inclusion_proof(index, checkpoint.size, node)
+                    verify_inclusion(index, checkpoint.size, leaf, proof, checkpoint.root)
+                except Malformed as refusal:
+                    failed.append((index, refusal.message))
         if failed:
             index, why = failed[0]
             more = f"; and {len(failed) - 1} others" if len(failed) > 1 else ""
@@ -148,20 +176,11 @@ class Tree:
                 Check.INCLUSION, f"the tiles do not prove it: {why}{more}", entry=index, follows=explained
             )
 
-    def _sampled(self) -> Iterator[tuple[int, bytes]]:
-        for number, leaves in self._leaves.items():
-            for place, leaf in enumerate(leaves):
-                yield number * TILE_WIDTH + place, leaf
-
     def _fetch(self, tile: TileId) -> bytes:
         content = self._served.get(tile)
         if content is None:
             raise Malformed(f"{path_of(tile)} is missing")
         return content
-
-
-def _is_full(tile: TileId) -> bool:
-    return tile.width == TILE_WIDTH
 
 
 def _hash_at(hashes: bytes, place: int) -> bytes:
