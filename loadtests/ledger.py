@@ -109,7 +109,7 @@ def _peak_kib(pid: int) -> int:
         said = [Path(f"/proc/{each}/status").read_text() for each in (str(pid), *children)]
     except OSError:
         return 0
-    return max(int(text.partition("VmHWM:")[2].split()[0]) for text in said if "VmHWM:" in text)
+    return max((int(text.partition("VmHWM:")[2].split()[0]) for text in said if "VmHWM:" in text), default=0)
 
 
 def tell_append(mix: Mix, entries: int, spent: Spent) -> None:
