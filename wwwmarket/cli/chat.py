@@ -135,7 +135,8 @@ def _command(talk: Conversation, line: str) -> bool:
             talk.model = rest.strip()
             say(f"Going on with {printable(talk.model)}.")
         case _:
-            say(HELP)
+            for told in HELP.splitlines():
+                say(told)
     return True
 
 
