@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WAYS = ("direct", "gateway", "litellm")
 PROMPT = "What does a market know that its members do not?"
 READY_WITHIN_S = 180
+MASTER = "sk-of-the-proxy-0123456789abcdef0123456789abcdef"
 
 
 @dataclass
@@ -115,7 +116,7 @@ async def measure(market: Market, litellm: str, arguments: argparse.Namespace) -
     ways = dict(
         zip(
             WAYS,
-            (Way(market.engine, "none"), Way(market.gateway, market.api_key), Way(litellm, "sk-none")),
+            (Way(market.engine, "none"), Way(market.gateway, market.api_key), Way(litellm, MASTER)),
             strict=True,
         )
     )
@@ -164,7 +165,8 @@ def open_litellm(program: Path, engine: str) -> Iterator[str]:
         served = subprocess.Popen(
             [*words, "--port", str(port), "--num_workers", "1"],
             cwd=folder,
-            env=os.environ | {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            env=os.environ
+            | {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": MASTER},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

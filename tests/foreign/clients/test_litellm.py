@@ -15,6 +15,8 @@ from wwwmarket.cli.demo.processes import environment
 LITELLM = CLIENTS / "litellm" / "bin" / "litellm"
 pytestmark = [pytest.mark.slow, pytest.mark.foreign(str(LITELLM))]
 
+MASTER = "sk-of-the-proxy-0123456789abcdef0123456789abcdef"
+KEY = {"authorization": f"Bearer {MASTER}"}
 ASKED = {
     "model": "market/tiny",
     "messages": [{"role": "user", "content": "Tell me about the river."}],
@@ -38,6 +40,7 @@ def proxy(market, folder) -> Iterator[str]:
         "WWWMARKET_GATEWAY": market.openai,
         "WWWMARKET_API_KEY": market.key,
         "NO_PROXY": "*",
+        "LITELLM_MASTER_KEY": MASTER,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     with (folder / "log").open("wb") as log:
@@ -77,7 +80,7 @@ def proxy(market, folder) -> Iterator[str]:
 
 def test_the_documented_configuration_serves(market, tmp_path):
     """Whole and streamed answers through LiteLLM's proxy; an unknown model is refused."""
-    with proxy(market, tmp_path) as address, httpx.Client(base_url=address, timeout=60) as http:
+    with proxy(market, tmp_path) as address, httpx.Client(base_url=address, timeout=60, headers=KEY) as http:
         answer = http.post("/v1/chat/completions", json=ASKED)
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["content"]
