@@ -195,8 +195,8 @@ class House:
         earlier = case.beside if isinstance(case, Accuse) else None
         if isinstance(case, Accuse) and earlier is None and case.before is not None:
             names = [open_entry(leaf).id for leaf in self.disk.leaves]
-            index = names.index(case.before)
-            earlier = index, self.disk.leaves[index]
+            if case.before in names:
+                earlier = names.index(case.before), self.disk.leaves[names.index(case.before)]
         evidence = make_evidence(self.mirror.log, case, log.node, earlier)
         if evidence is not None:
             self.evidence.append(evidence)
