@@ -13,8 +13,9 @@ import msgspec
 from platformdirs import user_data_path
 
 from wwwmarket.adapters.engines.opening import EngineTerms, Measure, OpenEngine, open_engines
+from wwwmarket.adapters.evidence_files import EvidenceFolder
 from wwwmarket.adapters.keystore import KeyStore, write_new
-from wwwmarket.adapters.log_http import HttpMirrors
+from wwwmarket.adapters.log_http import HttpFiles, HttpMirrors
 from wwwmarket.adapters.orderers import open_orderer
 from wwwmarket.adapters.storage import SqlStore
 from wwwmarket.adapters.system import SystemClock, SystemEntropy
@@ -32,7 +33,7 @@ from wwwmarket.dispatch.fitting import Fit
 from wwwmarket.dispatch.prediction import LearntLatency
 from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
 from wwwmarket.domain.committee import Committee
-from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unavailable
+from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Refusal, Unavailable
 from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.domain.records import Capacity, Genesis, Grant, NodeAddress, Offer, Parameters, Promise, Settlement
@@ -54,6 +55,7 @@ from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
 from wwwmarket.ports.store import Orderer
 from wwwmarket.ports.tracing import NO_TRACES, Tracer
 from wwwmarket.rules.registry import Registry
+from wwwmarket.rules.succession import SUCCESSIONS_BYTES_MAX, Successions, read_successions
 
 Relays: TypeAlias = Literal["auto", "always", "never"]
 """When a node has others forward to it: where a router stands before it, in any case, or not at all. One that is bound
@@ -188,6 +190,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             admin_token=tagged("admin-token/v1", token.encode()),
             orderer=orderer,
             mirrors=mirrors,
+            keep_evidence=EvidenceFolder(settings.data / "evidence").keep,
             tokenizers=tokenizers,
             tracer=tracer,
             relay_host=relay_host,
@@ -253,13 +256,18 @@ async def _orderer(settings: NodeSettings, key: KeyPair) -> Orderer | None:
     return await asyncio.to_thread(open_orderer, settings.orderer, origin=settings.origin, name=key.account)
 
 
+def operator_of(key: KeyPair) -> KeyPair:
+    """The key by which a node orders, derived from its own."""
+    return child(key, _OPERATOR)
+
+
 def _operator_key(settings: NodeSettings, key: KeyPair) -> KeyPair:
     """The derived one, or the one in a file. A log that moves to an orderer takes the derived one along in its file.
 
     Raises:
         NotFound, Forbidden, Unauthorised, Malformed: as ``KeyStore.load``.
     """
-    derived, file = child(key, _OPERATOR), settings.operator_key
+    derived, file = operator_of(key), settings.operator_key
     if file is None:
         return derived
     keys = KeyStore(file.parent)
@@ -297,12 +305,13 @@ async def find_market(addresses: str) -> Joining:
     refused: Refusal | None = None
     for address in addresses.split(","):
         try:
-            status = await _status(address.strip().rstrip("/").removesuffix("/v1"))
+            base = address.strip().rstrip("/").removesuffix("/v1")
+            status = await _status(base)
         except Unavailable as refusal:
             refused = refusal
         else:
             log = VerifierKey(name=status.origin, account=status.operator)
-            return Joining(status.address, log, status.sequencers)
+            return Joining(status.address, log, status.sequencers, await _successions(base))
     assert refused is not None, "splitting gives one address at least"
     raise refused
 
@@ -320,6 +329,17 @@ async def _status(base: str) -> NodeStatus:
     if not status.is_operator:
         raise Malformed(f"the node at {base} does not order its ledger: give the address of the node that does")
     return status
+
+
+async def _successions(base: str) -> Successions:
+    """How the log came to its operator, as its gateway says; nothing where it does not."""
+    files = HttpFiles(f"{base}/ledger")
+    try:
+        return read_successions(await files.read("succession", bytes_max=SUCCESSIONS_BYTES_MAX))
+    except NotFound:
+        return ()
+    finally:
+        await files.close()
 
 
 def _bind_address(settings: NodeSettings) -> str:

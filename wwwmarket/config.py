@@ -148,6 +148,9 @@ class NodeConfig:
     catch_up_ms: int = 60_000
     """How long a joining node may take to read the ledger before it says that it cannot."""
     submit_timeout_ms: int = 5_000
+    operator_lost_ms: int = 10_000
+    """After so long without a word of the operator a node asks the committee's mirrors whether the log changed hands:
+    past a restart, and soon enough for people who have just signed a succession."""
     in_flight_max: int = 512
     """Requests that one gateway carries at once; beyond it 429."""
 

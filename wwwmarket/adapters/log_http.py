@@ -13,6 +13,7 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, D
 from wwwmarket.domain.errors import Conflict, NotFound, Refusal, TooLarge, Unavailable
 from wwwmarket.ports.log_files import LogFiles
 from wwwmarket.ports.mirrors import MirrorAnswer
+from wwwmarket.rules.succession import SUCCESSIONS_BYTES_MAX
 
 CONNECT_TIMEOUT_S: Final = 3.0
 SILENCE_TIMEOUT_S: Final = 10.0
@@ -111,6 +112,17 @@ class HttpMirrors:
                 return MirrorAnswer(status=response.status, media_type=response.content_type, body=content)
         except (ClientError, TimeoutError, ValueError) as error:
             raise Unavailable(f"{url}: {str(error) or type(error).__name__}", retry_after_ms=RETRY_AFTER_MS) from None
+
+    async def successions(self, url: str, *, timeout_ms: int) -> bytes:
+        timeout = ClientTimeout(total=timeout_ms / 1_000, connect=CONNECT_TIMEOUT_S)
+        path = f"{url.rstrip('/')}/ledger/succession"
+        try:
+            async with self._session.get(path, timeout=timeout, allow_redirects=False) as response:
+                if response.status != HTTPStatus.OK:
+                    raise NotFound(f"{path}: HTTP status {response.status}")
+                return await _read_at_most(response, SUCCESSIONS_BYTES_MAX)
+        except (ClientError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"{path}: {str(error) or type(error).__name__}", retry_after_ms=RETRY_AFTER_MS) from None
 
     async def close(self) -> None:
         await self._session.close()

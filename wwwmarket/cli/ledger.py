@@ -10,7 +10,7 @@ import typer
 
 from wwwmarket.adapters.log_reader import open_log
 from wwwmarket.cli.entries import says
-from wwwmarket.cli.governance import decree, propose_app
+from wwwmarket.cli.governance import decree, propose_app, succeed
 from wwwmarket.cli.options import GATEWAY, Json, option
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.progress import progress
@@ -47,6 +47,7 @@ app.add_typer(propose_app, name="propose")
 app.command()(decree)
 app.command()(policy)
 app.command()(prove)
+app.command()(succeed)
 
 LedgerAddress: TypeAlias = Annotated[
     str, option("--ledger", "A node's or mirror's address, or a folder of 'ledger export'.", metavar="URL|DIR")

@@ -13,7 +13,7 @@ from wwwmarket.cli.options import EndWithStdin, Json, ReadyFile, option, passphr
 from wwwmarket.cli.output import emit, say
 from wwwmarket.cli.serving import Interrupts, run_until_told, write_whole
 from wwwmarket.domain.errors import Conflict, Malformed
-from wwwmarket.domain.records import Certified, Resolution
+from wwwmarket.domain.records import Certified, Resolution, Succession
 
 PORT: Final = 8090
 
@@ -40,7 +40,8 @@ faults is kept in DIR/evidence.
 
 _SIGN: Final = """Sign a proposed decree with this mirror's account key; prints the proposal with its signature.
 
-Read it first: "ledger propose" writes it, you answer for it. Signatures are joined by "ledger decree".
+Read it first: "ledger propose" writes it, you answer for it. Signatures are joined by "ledger decree". A succession is
+an oath: stop the mirror before you sign it; it is signed only over what this mirror cosigned last, and only once.
 
 \b
   wwwmarket mirror sign election.json --data m1 > election.m1.json
@@ -54,6 +55,9 @@ MirrorData: TypeAlias = Annotated[
 ]
 MirrorName: TypeAlias = Annotated[
     str | None, option("--name", "Its name on every cosignature, best a domain and a path.", metavar="NAME")
+]
+MirrorStore: TypeAlias = Annotated[
+    str | None, option("--store", "Its database: sqlite:/// or postgresql+psycopg://.", metavar="URL")
 ]
 
 
@@ -86,9 +90,7 @@ def run(  # noqa: PLR0913 - each is a choice about the mirror
     listen: Annotated[
         str, option("--listen", "Where it takes checkpoints; port 0 takes a free one.", metavar="HOST:PORT")
     ] = f"127.0.0.1:{PORT}",
-    store: Annotated[
-        str | None, option("--store", "Its database: sqlite:/// or postgresql+psycopg://.", metavar="URL")
-    ] = None,
+    store: MirrorStore = None,
     vkey: Annotated[str | None, option("--vkey", "The log's verifier key, to believe nobody.", metavar="KEY")] = None,
     name: MirrorName = None,
     url: Annotated[str | None, option("--url", "Where others reach it, if not where it listens.")] = None,
@@ -122,14 +124,19 @@ def sign(
     proposal: Annotated[Path, typer.Argument(metavar="FILE", help="A proposal of 'ledger propose'.", exists=True)],
     *,
     data: MirrorData = None,
+    store: MirrorStore = None,
 ) -> None:
-    from wwwmarket.bootstrap_mirror import MIRROR_KEY, mirror_key
+    from wwwmarket.bootstrap_mirror import MIRROR_KEY, mirror_key, swear
     from wwwmarket.cli.decrees import read_resolution
     from wwwmarket.crypto.signing import certify
 
     where = _data(data)
     key = mirror_key(where, passphrase_of(where, MIRROR_KEY))
     resolution: Resolution = read_resolution(proposal)
+    if isinstance(resolution, Succession):
+        sworn = asyncio.run(swear(where, passphrase_of(where, MIRROR_KEY), resolution, store))
+        emit(msgspec.to_builtins(sworn), True)
+        return
     emit(msgspec.to_builtins(Certified(body=resolution, signatures=(certify(key, resolution),))), True)
 
 

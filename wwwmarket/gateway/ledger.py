@@ -62,6 +62,13 @@ def router(service: Service, schemas: Schemas) -> APIRouter:
     async def vkey() -> Response:
         return Response(service.verifier_key() + "\n", media_type="text/plain; charset=utf-8")
 
+    @doors.get(
+        "/succession",
+        responses=schemas.answers_as("application/json", {"type": "array"}, "How the log changed hands, oldest first"),
+    )
+    async def succession() -> Response:
+        return Response(service.successions(), media_type="application/json", headers={"cache-control": "no-cache"})
+
     _add_proofs(doors, service, schemas)
     return doors
 

@@ -94,4 +94,8 @@ def _reading(service: MirrorService, prefix: str) -> APIRouter:
     async def vkey() -> Response:
         return PlainTextResponse(service.verifier_key() + "\n")
 
+    @doors.get("/succession")
+    async def succession() -> Response:
+        return Response(service.successions(), media_type="application/json", headers={"cache-control": "no-cache"})
+
     return doors

@@ -15,6 +15,7 @@ from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto import canonical
 from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Refusal, TooLarge, Unavailable
 from wwwmarket.domain.evidence import LogEvidence
+from wwwmarket.domain.records import Certified, Succession
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.checkpoint import open_checkpoint
 from wwwmarket.ledger.evidence import name_of
@@ -48,10 +49,14 @@ from wwwmarket.mirror.service import MirrorStatus
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.log_files import LogFiles
 from wwwmarket.ports.store import Change, LedgerStore, RecordStore
+from wwwmarket.rules.succession import Successions, write_successions
 
 _log = logging.getLogger("wwwmarket.mirror")
 
 PENDING: Final = "pending-checkpoint"
+OATH: Final = "oath"
+"""Kind of the record of what this mirror has sworn to, by the log's name."""
+SUCCESSION: Final = "succession"
 _REPLAY_ENTRIES: Final = 1_024
 CASES_MAX: Final = 4
 """Faults that wait to be proven; a log that lies without end is proven a liar by the first of them."""
@@ -61,13 +66,17 @@ KeepEvidence = Callable[[str, bytes], object]
 
 
 class Signed(Protocol):
-    """How many entries this mirror has cosigned, kept beside its database. It never goes down."""
+    """How many entries this mirror has cosigned, kept beside its database. It goes down with the log only."""
 
     @property
     def size(self) -> int: ...
 
     def saw(self, size: int) -> None:
         """So many are about to be cosigned."""
+        ...
+
+    def forget(self, size: int) -> None:
+        """Only so many count any more: a quorum has given the log to another operator from there on."""
         ...
 
 
@@ -84,7 +93,9 @@ class Mirroring:
         config: MirrorConfig,
         keep: KeepEvidence,
         signed: Signed,
+        peer: Callable[[str], LogFiles] | None = None,
     ) -> None:
+        """``peer`` gives the files of another mirror by its URL: what the log does not serve is read there."""
         self.mirror: Final = mirror
         self._files = files
         self._ledger = ledger
@@ -95,6 +106,8 @@ class Mirroring:
         self._signed = signed
         self._forgotten = 0
         """So many entries may have been cosigned by this mirror, and are here no more."""
+        self._peer = peer
+        self._ahead: LogFiles | None = None
         self._calls: dict[int, asyncio.Future[Cosigned | Refused]] = {}
         self._next_call = 0
         self._writes: asyncio.Queue[Persist] = asyncio.Queue()
@@ -119,6 +132,43 @@ class Mirroring:
         pending = await self._records.read(PENDING, PENDING)
         if pending is not None:
             self.mirror.remember(pending)
+        oath = await self._records.read(OATH, self.mirror.log.name)
+        if oath is not None:
+            self.mirror.swear(canonical.decode(oath, Succession))
+
+    async def swear(self, succession: Succession) -> None:
+        """Take an oath to the log's successor, on the disk before anybody sees it. Raises as ``oaths.check_oath``."""
+        self.mirror.check_oath(succession)
+        if self._signed.size > self.mirror.cosigned_size:
+            raise Conflict(
+                f"this mirror has signed up to {self._signed.size} entries and holds {self.mirror.cosigned_size}: one "
+                "that forgot what it signed cannot swear to what was final"
+            )
+        change = Change(kind=OATH, key=succession.origin, body=canonical.encode(succession))
+        await self._records.write([change])
+        self.mirror.swear(succession)
+
+    async def follow(self, told: Successions) -> bool:
+        """Follow what a quorum has sworn to, now and after every start; whether this mirror can go on as it is.
+
+        If it cannot, what it held beyond is given up: make the mirror anew from what is stored, and ask again.
+
+        Raises:
+            Refusal: one of those is no successor of the log that is here.
+        """
+        stored = [canonical.decode(body, Certified[Succession]) for _, body in await self._records.scan(SUCCESSION)]
+        for certified in sorted([*stored, *(one for one in told if one not in stored)], key=lambda one: one.body.size):
+            keep = self.mirror.accept(certified)
+            change = Change(kind=SUCCESSION, key=str(certified.body.size), body=canonical.encode(certified))
+            if certified not in stored:
+                await self._records.write([change])
+            if keep is not None:
+                _log.warning("what this mirror held beyond %d entries was never final, and is given up", keep)
+                await self._records.write([Change(kind=PENDING, key=PENDING, body=None)])
+                await self._ledger.cut(keep)
+                self._signed.forget(keep)
+                return False
+        return True
 
     def _notice_loss(self, signed: int) -> None:
         size = self.mirror.size
@@ -186,8 +236,13 @@ class Mirroring:
             ledger_size=size,
             ledger_time_ms=self.mirror.state.now_ms,
             state_root=state_root,
+            decrees=self.mirror.state.governance.decrees,
+            successor=None if self.mirror.oath is None else self.mirror.oath.successor,
             condemned=self.mirror.condemned,
         )
+
+    def successions(self) -> bytes:
+        return write_successions(self.mirror.successions)
 
     def served(self) -> Served:
         """Raises Unavailable until something is cosigned."""
@@ -277,13 +332,21 @@ class Mirroring:
     async def _fetch(self, fetch: Fetch) -> EntriesFetched | FetchFailed:
         try:
             async with asyncio.timeout(self._config.fetch_timeout_ms / 1_000):
-                leaves = await read_entries(self._files, fetch)
-                proof = await read_proof(self._files, fetch) if fetch.end < fetch.size else Proof(())
+                leaves, proof = await self._read(fetch)
         except Refusal as refusal:
             return FetchFailed(message=f"the log's entries cannot be read: {refusal.message}")
         except TimeoutError:
             return FetchFailed(message="the log's entries cannot be read in time")
         return EntriesFetched(start=fetch.start, leaves=tuple(leaves), proof=proof, now_ms=self._clock.now_ms())
+
+    async def _read(self, fetch: Fetch) -> tuple[list[bytes], Proof]:
+        """Of the log, or else of the mirror that is ahead: whoever serves them, the checkpoint says which they are."""
+        try:
+            return await _read_stretch(self._files, fetch)
+        except Refusal:
+            if self._ahead is None:
+                raise
+            return await _read_stretch(self._ahead, fetch)
 
     async def _write_forever(self) -> None:
         while True:
@@ -312,15 +375,12 @@ class Mirroring:
                 continue
             self._asked_ms = self._clock.monotonic_ms()
             try:
-                note = await (self._read_final() if self._recovering else self._read_checkpoint())
+                note = await (self._read_final() if self._recovering else self._look())
             except Refusal as refusal:
                 _log.debug("the log's checkpoint cannot be read: %s", refusal.message)
                 continue
             request = CosignRequest(old=0, proof=Proof(()), note=note)
             self._handle(CheckpointOffered(call=None, request=request, now_ms=self._clock.now_ms()))
-
-    async def _read_checkpoint(self) -> bytes:
-        return await self._files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
 
     async def _read_final(self) -> bytes:
         """A checkpoint that a quorum of the committee which this mirror still knows has cosigned.
@@ -336,3 +396,31 @@ class Mirroring:
         if opened.checkpoint.size < self._forgotten:
             raise Unavailable(f"{opened.checkpoint.size} entries are final", retry_after_ms=self._config.quiet_ms)
         return note
+
+    async def _look(self) -> bytes:
+        """The log's own checkpoint; where it is gone, one of another mirror of the committee that is ahead.
+
+        Raises:
+            Unavailable: neither can be read.
+        """
+        try:
+            return await self._files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
+        except Refusal as refusal:
+            _log.debug("the log's checkpoint cannot be read: %s", refusal.message)
+        for member in self.mirror.fellows():
+            if self._peer is None:
+                break
+            files = self._peer(member.url)
+            try:
+                note = await files.read("checkpoint", bytes_max=NOTE_BYTES_MAX)
+                if size_of(note) > self.mirror.cosigned_size:
+                    self._ahead = files
+                    return note
+            except Refusal as refusal:
+                _log.debug("%s: %s", member.url, refusal.message)
+        raise Unavailable("neither the log nor a mirror that is ahead", retry_after_ms=self._config.quiet_ms)
+
+
+async def _read_stretch(files: LogFiles, fetch: Fetch) -> tuple[list[bytes], Proof]:
+    leaves = await read_entries(files, fetch)
+    return leaves, await read_proof(files, fetch) if fetch.end < fetch.size else Proof(())

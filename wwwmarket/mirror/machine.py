@@ -30,6 +30,7 @@ from msgspec.structs import replace
 
 from wwwmarket.config import MirrorConfig
 from wwwmarket.crypto.signing import VerifiedEntry, open_entry
+from wwwmarket.domain.committee import Member
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised
 from wwwmarket.domain.identity import EntryId
 from wwwmarket.domain.records import Certified, Mark, Succession
@@ -71,7 +72,7 @@ from wwwmarket.mirror.oaths import check_oath, check_quorum_of
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import State
-from wwwmarket.rules.succession import check_succession, succession_in
+from wwwmarket.rules.succession import certified_in, check_succession
 
 
 class _No(Exception):  # noqa: N818 - an answer within this machine
@@ -96,6 +97,7 @@ class Mirror:
         self._past: set[VerifierKey] = set()
         self._oath: Succession | None = None
         self._successor: Succession | None = None
+        self._successions: list[Certified[Succession]] = []
         self._cosigner = cosigner
         self._config = config
         self._state = State(registry)
@@ -118,6 +120,11 @@ class Mirror:
         return self._key_of_state() if self._pinned in self._past else self._pinned
 
     @property
+    def successions(self) -> tuple[Certified[Succession], ...]:
+        """Those that the log has followed, and the one that it is to follow, in order."""
+        return tuple(self._successions)
+
+    @property
     def oath(self) -> Succession | None:
         """The succession that this mirror has signed, while the log has not followed it."""
         return self._oath
@@ -137,6 +144,11 @@ class Mirror:
     @property
     def cosigned_size(self) -> int:
         return self._cosigned.size
+
+    def fellows(self) -> list[Member]:
+        """The other mirrors of the committee in office."""
+        members = self._state.governance.committee.members
+        return [member for member in members if member.cosigner != self._cosigner.verifier.account]
 
     @property
     def size(self) -> int:
@@ -180,6 +192,7 @@ class Mirror:
         if size == succession.size and self._tiler.root().hex() != succession.root:
             return 0
         self._successor = succession
+        self._successions.append(certified)
         return None
 
     # Taking up what is stored
@@ -360,9 +373,11 @@ class Mirror:
         check_succession(body, self._tiler.root)
         before = self._key_of_state() if self._tiler.size else None
         self._state.apply(checked)
-        if before is not None and succession_in(body) is not None:
+        certified = certified_in(body)
+        if before is not None and certified is not None:
             self._past.add(before)
             self._oath = self._successor = None
+            self._successions = [*(one for one in self._successions if one.body != certified.body), certified]
         self._full += self._tiler.append(leaf_hash(entry.leaf))
         self._marked = isinstance(body, Mark)
 

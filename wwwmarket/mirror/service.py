@@ -8,7 +8,9 @@ from wwwmarket.mirror.events import Cosigned, Refused, Served
 
 
 class MirrorStatus(Value):
-    """How a mirror is: ``condemned`` says why it cosigns this log no more."""
+    """How a mirror is: ``condemned`` says why it cosigns this log no more, ``successor`` to whom it swore that the log
+    goes; ``decrees`` counts the committee's.
+    """
 
     origin: str
     mirror: str
@@ -16,6 +18,8 @@ class MirrorStatus(Value):
     ledger_size: Count
     ledger_time_ms: Count
     state_root: str
+    decrees: Count
+    successor: str | None
     condemned: str | None
 
 
@@ -30,6 +34,10 @@ class MirrorService(Protocol):
 
     async def tile(self, path: str) -> bytes:
         """The bytes of ``tile/…``. Raises Malformed, NotFound, Unavailable."""
+        ...
+
+    def successions(self) -> bytes:
+        """How the log changed hands: canonical bytes of what quorums of its committee signed, oldest first."""
         ...
 
     def verifier_key(self) -> str:

@@ -45,6 +45,7 @@ from wwwmarket.node.service import (
 )
 from wwwmarket.node.speaking import heard
 from wwwmarket.node.tokenizing import ask_around, request_of
+from wwwmarket.rules.succession import write_successions
 
 _AUCTIONS_KEPT_MAX: Final = 1_024
 """Auctions whose client signs for itself, until it does."""
@@ -363,6 +364,9 @@ class Answers:
 
     def verifier_key(self) -> str:
         return self._node.log.text
+
+    def successions(self) -> bytes:
+        return write_successions(self._node.succeeding.known())
 
     async def checkpoint(self) -> bytes:
         replica = self._node.replica

@@ -4,7 +4,7 @@ It promises never to sign two entries for one place of a chain while the ledger 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -52,13 +52,18 @@ class _Chain:
 
 
 class Author:
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what an author asks of its node
         self,
         submission: Submission,
         store: RecordStore,
         chain_head: Callable[[AccountId], tuple[int, EntryId]],
-        account_of: Callable[[AccountId], AccountId | None] = lambda key: key,
+        account_of: Callable[[AccountId], AccountId | None],
+        index_of: Callable[[EntryId], Awaitable[int | None]],
+        can_be_lost: Callable[[int], bool] = lambda _: False,
     ) -> None:
+        """``can_be_lost`` says whether the entry at an index is on the ledger and yet not final: it may have to be
+        submitted again, to another operator, so it stays in the outbox.
+        """
         self._submission = submission
         self._store = store
         self._chain_head = chain_head
@@ -67,6 +72,9 @@ class Author:
         self._owned: dict[AccountId, KeyPair] = {}
         self._chains: dict[AccountId, _Chain] = {}
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._index_of = index_of
+        self._can_be_lost = can_be_lost
+        self._included: dict[str, int] = {}
 
     def add_key(self, key: KeyPair) -> None:
         self._held[key.account] = key
@@ -100,7 +108,7 @@ class Author:
         chain = self._chain(key.account)
         async with chain.gate:
             entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
-            changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=_place(entry), body=entry.leaf)]
+            changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=place_of(entry), body=entry.leaf)]
             if keep is not None:
                 changes.append(keep(entry))
             if changes:
@@ -125,10 +133,21 @@ class Author:
         for place, leaf in sorted(await self._store.scan(OUTBOX)):
             entry = signing.open_entry(leaf)
             chain = self._chain(entry.entry.account)
-            if (entry.entry.seq, entry.entry.prev) == (chain.next_seq, chain.prev):
+            index = await self._index_of(entry.id)
+            if index is not None and self._can_be_lost(index):
+                self._included[place] = index
+            elif (entry.entry.seq, entry.entry.prev) == (chain.next_seq, chain.prev):
                 self._send(chain, entry)
             else:
                 await self._store.write([Change(kind=OUTBOX, key=place, body=None)])
+
+    async def became_final(self) -> None:
+        """More of the ledger is final: what was kept until then is forgotten."""
+        safe = [place for place, index in self._included.items() if not self._can_be_lost(index)]
+        for place in safe:
+            del self._included[place]
+        if safe:
+            await self._store.write([Change(kind=OUTBOX, key=place, body=None) for place in safe])
 
     def _send(self, chain: _Chain, entry: VerifiedEntry) -> Included:
         chain.next_seq, chain.prev = entry.entry.seq + 1, entry.id
@@ -152,15 +171,19 @@ class Author:
         refused = done.exception() is not None
         if refused and chain.next_seq > entry.entry.seq:
             chain.next_seq, chain.prev = entry.entry.seq, entry.entry.prev
-        if not self._submission.durable:
+        if self._submission.durable:
+            return
+        if not refused and self._can_be_lost(done.result().body.index):
+            self._included[place_of(entry)] = done.result().body.index
+        else:
             task = asyncio.ensure_future(self._forget(entry))
             self._forgetting.add(task)
             task.add_done_callback(self._forgetting.discard)
 
     async def _forget(self, entry: VerifiedEntry) -> None:
-        await self._store.write([Change(kind=OUTBOX, key=_place(entry), body=None)])
+        await self._store.write([Change(kind=OUTBOX, key=place_of(entry), body=None)])
 
 
-def _place(entry: VerifiedEntry) -> str:
+def place_of(entry: VerifiedEntry) -> str:
     """Sorts by account, then by place in its chain."""
     return f"{entry.entry.account}/{entry.entry.seq:016d}/{entry.id}"

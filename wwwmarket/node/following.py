@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
@@ -19,10 +19,13 @@ from wwwmarket.node import messages
 from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.node.watching import Watching
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.store import LedgerStore
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.state import Applied
+
+T = TypeVar("T")
 
 _log = logging.getLogger("wwwmarket.following")
 
@@ -79,6 +82,10 @@ def _fitting(leaves: Sequence[bytes]) -> int:
     return min(len(leaves), BUNDLE_ENTRIES_MAX)
 
 
+async def _nothing() -> None:
+    """Where nobody else can be asked."""
+
+
 class Following:
     """The follower's side. ``log`` is the key that the log has or had; any of ``operators`` will do."""
 
@@ -93,8 +100,13 @@ class Following:
         config: NodeConfig,
         on_applied: Callable[[Sequence[Applied]], None],
         on_final: Callable[[bytes], Awaitable[None]],
+        watching: Watching,
+        on_lost: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
+        """``on_lost`` is awaited while none of the operators has been heard for some time; it may raise."""
+        self._watching = watching
         self._on_final = on_final
+        self._on_lost = on_lost
         self._operators = deque(operators)
         self._log = log
         self._replica = replica
@@ -113,6 +125,7 @@ class Following:
             Refusal: the operator served what does not follow. That is no passing trouble: it is evidence.
         """
         pause_ms = _RETRY_FIRST_MS
+        heard_ms = self._clock.monotonic_ms()
         while True:
             before = self._replica.size
             try:
@@ -120,6 +133,10 @@ class Following:
             except Unavailable as lost:
                 _log.info("lost the ledger's operator: %s", lost.message)
                 self._operators.rotate(-1)
+            if self._replica.size > before:
+                heard_ms = self._clock.monotonic_ms()
+            elif self._clock.monotonic_ms() - heard_ms > self._config.operator_lost_ms:
+                await self._on_lost()
             pause_ms = _RETRY_FIRST_MS if self._replica.size > before else min(2 * pause_ms, _RETRY_MAX_MS)
             await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
 
@@ -140,7 +157,7 @@ class Following:
         elif kind == NOTE:
             await self._take_note(data)
         elif kind == FINAL:
-            if self._replica.finalise(data):
+            if await self._compared(data, self._replica.finalise):
                 await self._on_final(data)
         else:
             raise Malformed("the operator sent a frame of no known kind")
@@ -151,15 +168,25 @@ class Following:
         entries = [signing.open_entry(leaf) for leaf in leaves]
         applied = [self._replica.apply(entry) for entry in entries]
         await self._ledger.append(first_index, leaves, [entry.id for entry in entries])
+        self._watching.applied(applied)
         self._on_applied(applied)
 
     async def _take_note(self, note: bytes) -> None:
         opened = self._replica.open(note)
         if not self._replica.has_key(self._log):
             raise Unauthorised(f"the log that was read is not the one of {self._log.text}", reason="other_log")
-        covering = self._replica.cover(opened)
+        covering = await self._compared(note, lambda _: self._replica.cover(opened))
         await self._ledger.put_checkpoint(covering.size, note, covering.full)
+        await self._watching.covered(note, covering)
         self.caught_up.set()
+
+    async def _compared(self, note: bytes, take: Callable[[bytes], T]) -> T:
+        """Raises as ``take`` does; a note of another tree is not forgotten then."""
+        try:
+            return take(note)
+        except Conflict:
+            await self._watching.contradicted(note)
+            raise
 
 
 class RemoteSubmission:
@@ -170,9 +197,18 @@ class RemoteSubmission:
 
     durable: Final = False
 
-    def __init__(
-        self, operators: Callable[[], Sequence[NodeAddress]], transport: Transport, clock: Clock, config: NodeConfig
+    def __init__(  # noqa: PLR0913, PLR0917 - how to reach whom, and what to make of the answer
+        self,
+        operators: Callable[[], Sequence[NodeAddress]],
+        transport: Transport,
+        clock: Clock,
+        config: NodeConfig,
+        log: Callable[[], VerifierKey],
+        on_promise: Callable[[Verified[Inclusion]], None],
     ) -> None:
+        """``log`` is the key by which promises are signed, ``on_promise`` is told of each."""
+        self._log = log
+        self._on_promise = on_promise
         self._operators = operators
         self._turn = 0
         self._transport = transport
@@ -232,11 +268,20 @@ class RemoteSubmission:
         answer = messages.read_answer(await self._transport.request(operator, message, timeout_ms=timeout_ms))
         match answer:
             case messages.Submitted():
-                return signing.verify(answer.inclusion)
+                promise = signing.verify(answer.inclusion)
+                self._check(promise, entry)
+                self._on_promise(promise)
+                return promise
             case messages.Refused():
                 raise messages.as_refusal(answer)
             case _:
                 raise Malformed("the operator answered an entry with something else")
+
+    def _check(self, promise: Verified[Inclusion], entry: VerifiedEntry) -> None:
+        """Raises Malformed: it is no promise of this log's for this entry."""
+        log = self._log()
+        if (promise.by, promise.body.origin, promise.body.entry) != (log.account, log.name, entry.id):
+            raise Malformed("the operator answered an entry with a promise that is not its own, or of another entry")
 
 
 def decode_leaves(bundle: bytes) -> list[bytes]:

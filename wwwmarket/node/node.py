@@ -41,7 +41,9 @@ from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.node.succeeding import Succeeding
 from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
+from wwwmarket.node.watching import KeepEvidence, Watching
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.relay import RelayHost, Tunnels
@@ -51,6 +53,7 @@ from wwwmarket.ports.tracing import NO_TRACES, Tracer
 from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied
+from wwwmarket.rules.succession import Successions
 
 _log = logging.getLogger("wwwmarket.node")
 
@@ -78,6 +81,8 @@ class World:
     machine of somebody's."""
     mirrors: Mirrors | None = None
     """How an operator reaches its committee's mirrors; None: nothing becomes final."""
+    keep_evidence: KeepEvidence | None = None
+    """Where evidence of others' faults is written."""
     orderer: Orderer | None = None
     """What an operator shares with its other sequencers; None where it orders alone, in its own store."""
     tokenizers: Tokenizers = field(default_factory=dict)
@@ -108,6 +113,8 @@ class Joining:
     log: VerifierKey
     others: tuple[NodeAddress, ...] = ()
     """Further sequencers of the same log, where there are any."""
+    successions: Successions = ()
+    """How the log came to this operator, as it says."""
 
     @property
     def operators(self) -> tuple[NodeAddress, ...]:
@@ -118,6 +125,10 @@ class Node:
     def __init__(self, world: World, ledger: Founding | Joining) -> None:
         self.world: Final = world
         self.replica: Final = Replica(world.registry)
+        self.succeeding: Final = Succeeding(
+            self.replica, world.records, world.ledger, world.mirrors, timeout_ms=world.config.submit_timeout_ms
+        )
+        self.watching: Final = Watching(self.replica, world.ledger, world.keep_evidence)
         self.measures: Final = Measures()
         self.recent: Final = Recent()
         self.started_ms: Final = world.clock.now_ms()
@@ -178,12 +189,22 @@ class Node:
             Unavailable: a follower could not catch up in time.
             Refusal: the operator served what does not follow.
         """
+        await self.keyring.load()
+        own = frozenset([self.world.key.account, self.account_key.account])
+        own |= {pair.account for pair in self.keyring.pairs()}
+        await self.succeeding.give_up(own, Kept.of(await self.world.records.read(FINAL, LATEST)))
         await self._replay()
         await self._restore_final()
+        await self.succeeding.hear(self._ledger.successions if isinstance(self._ledger, Joining) else ())
         self.turns: Turns | None = None
         self.sequencer, self.following, self.submission = self._take_part()
         self.author = Author(
-            self.submission, self.world.records, self.replica.state.chain_head, self.replica.state.account_of
+            self.submission,
+            self.world.records,
+            self.replica.state.chain_head,
+            self.replica.state.account_of,
+            self.world.ledger.index_of,
+            lambda index: self.replica.finality(index) == "pending",
         )
         self.author.add_key(self.world.key)
         self.author.add_key(self.account_key)
@@ -215,7 +236,6 @@ class Node:
             assert self.following is not None
             self._run(self.following.run())
             await self._catch_up(self.following)
-        await self.keyring.load()
         await self.lengths.restore(self.world.records)
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
@@ -274,6 +294,8 @@ class Node:
         if final is not None and handovers and handovers[-1] == final:
             changes.append(Change(kind=FINAL, key=str(final.checkpoint.size), body=note))
         await self.world.records.write(changes, patience_ms=self.world.config.record_patience_ms)
+        if self._started:
+            await self.author.became_final()
 
     async def _restore_final(self) -> None:
         kept = dict(await self.world.records.scan(FINAL))
@@ -430,16 +452,26 @@ class Node:
             world.config,
             self._news.put_nowait,
             self._keep_final,
+            self.watching,
+            self.succeeding.look,
         )
 
     def _take_part(self) -> tuple[Sequencer | None, Following | None, Submission]:
         world, part = self.world, self._ledger
         if isinstance(part, Joining):
-            submission = RemoteSubmission(lambda: part.operators, world.transport, world.clock, world.config)
-            return None, self._follow(part.operators), submission
+            submission = RemoteSubmission(
+                lambda: self.succeeding.operators(part.operators),
+                world.transport,
+                world.clock,
+                world.config,
+                lambda: self.log,
+                self.watching.promised,
+            )
+            return None, self._follow(self.succeeding.operators(part.operators)), submission
         sequencer = Sequencer(
             part.key, self.replica, world.ledger, world.clock, world.config.ledger, self._news.put_nowait, world.orderer
         )
+        sequencer.on_forked = self.watching.forked
         if world.orderer is None:
             return sequencer, None, sequencer
         address = world.transport.address()
@@ -451,7 +483,11 @@ class Node:
             begin=lambda: self._begin(part, sequencer),
             seed=world.ledger if part.seed_orderer else None,
         )
-        return sequencer, None, TurnsSubmission(sequencer, self.turns, world.transport, world.clock, world.config)
+        return (
+            sequencer,
+            None,
+            TurnsSubmission(sequencer, self.turns, world.transport, world.clock, world.config, lambda: self.log),
+        )
 
     def _begin(self, part: Founding, sequencer: Sequencer) -> Included:
         """Order the first entry."""
@@ -466,6 +502,8 @@ class Node:
             await self._in_time(self.turns.ready, "the orderer could not be read to its end in time: does it run?")
         elif self.replica.size == 0:
             await self._begin(self._ledger, sequencer)
+        else:
+            await self.succeeding.begin(self._ledger.key, sequencer)
         if self.replica.state.operator != self._ledger.key.account:
             raise Forbidden("the stored ledger is operated by another key than this node's")
         if self.replica.state.origin != self._ledger.genesis.origin and self.turns is not None:

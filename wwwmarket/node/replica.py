@@ -19,7 +19,7 @@ from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
-from wwwmarket.domain.records import Body, Genesis, Mark, Settlement
+from wwwmarket.domain.records import Body, Certified, Genesis, Mark, Settlement, Succession
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.merkle import leaf_hash
@@ -30,7 +30,7 @@ from wwwmarket.node.service import Finality
 from wwwmarket.rules.check import check
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.state import Applied, State
-from wwwmarket.rules.succession import check_succession, succession_in
+from wwwmarket.rules.succession import certified_in, check_succession
 
 SETTLEMENTS_KEPT_MAX: Final = 200_000
 """How many settlements can be named by their award; older ones are in the log, not in memory."""
@@ -64,6 +64,7 @@ class Replica:
         self._roots: OrderedDict[int, bytes] = OrderedDict()
         self._offices: list[tuple[int, Committee]] = []
         self._logs: list[tuple[int, VerifierKey]] = []
+        self._successions: list[Certified[Succession]] = []
         self._final: VerifiedCheckpoint | None = None
         self._proving: VerifiedCheckpoint | None = None
         self._handovers: list[VerifiedCheckpoint] = []
@@ -98,6 +99,11 @@ class Replica:
     def has_key(self, log: VerifierKey) -> bool:
         """Whether this is, or was, the log's key."""
         return any(key == log for _, key in self._logs)
+
+    @property
+    def successions(self) -> tuple[Certified[Succession], ...]:
+        """Those by which the log changed hands, with their signatures, in order."""
+        return tuple(self._successions)
 
     @property
     def root(self) -> bytes:
@@ -304,7 +310,10 @@ class Replica:
             self._offices.append((self.size, committee))
 
     def _follow_key(self, body: Body) -> None:
-        if isinstance(body, Genesis) or succession_in(body) is not None:
+        certified = certified_in(body)
+        if certified is not None:
+            self._successions.append(certified)
+        if isinstance(body, Genesis) or certified is not None:
             self._logs.append((self.size, VerifierKey(name=self.state.origin, account=self.state.operator)))
 
     def _remember_changed(self, applied: Applied) -> None:

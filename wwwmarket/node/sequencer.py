@@ -83,6 +83,8 @@ class Sequencer:
         self._orderer = orderer
         self._away: Refusal | None = None if orderer is None else not_leading()
         self._asking: set[asyncio.Task[None]] = set()
+        self.on_forked: Callable[[bytes, bytes], None] | None = None
+        """Told of two entries for one place in an account's chain: the one in the log, and the one that came."""
 
     @property
     def committed(self) -> int:
@@ -92,6 +94,12 @@ class Sequencer:
     @property
     def leads(self) -> bool:
         return self._away is None and self._broken is None
+
+    @property
+    def _may_mark(self) -> bool:
+        """Not before the genesis, nor before the succession by which the log came to this operator."""
+        state = self._replica.state
+        return self.leads and state.size > 0 and state.operator == self._key.account
 
     def lead(self) -> None:
         """Admit from now on: this copy is at the log's end, and this process was elected to go on there."""
@@ -138,7 +146,7 @@ class Sequencer:
     def _refresh_time(self) -> None:
         """Contracts measure an entry's times against the ledger's: after an idle spell the ledger's comes first."""
         state = self._replica.state
-        if state.size and self.leads and self._clock.now_ms() - state.now_ms > self._config.stale_time_ms:
+        if self._may_mark and self._clock.now_ms() - state.now_ms > self._config.stale_time_ms:
             self.mark()
 
     def _admit(self, entry: VerifiedEntry, future: Included) -> None:
@@ -156,18 +164,29 @@ class Sequencer:
         if waiting is not None:
             waiting.future.add_done_callback(lambda done: _copy(done, future))
             return
-        task = asyncio.ensure_future(self._look_up(entry.id, refusal, future))
+        task = asyncio.ensure_future(self._look_up(entry, refusal, future))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _look_up(self, name: EntryId, refusal: Conflict, future: Included) -> None:
-        index = await self._ledger.index_of(name)
+    async def _look_up(self, entry: VerifiedEntry, refusal: Conflict, future: Included) -> None:
+        name, index = entry.id, await self._ledger.index_of(entry.id)
+        if index is None:
+            await self._compare_chain(entry)
         if future.done():
             return
         if index is None:
             future.set_exception(refusal)
         else:
             future.set_result(self._promise(name, index))
+
+    async def _compare_chain(self, entry: VerifiedEntry) -> None:
+        """With the latest entry of its account: for one place an author signs one."""
+        next_seq, prev = self._replica.state.chain_head(entry.entry.account)
+        if self.on_forked is None or entry.entry.seq != next_seq - 1:
+            return
+        index = await self._ledger.index_of(prev)
+        for leaf in [] if index is None else await self._ledger.read(index, index + 1):
+            self.on_forked(leaf, entry.leaf)
 
     def _promise(self, name: EntryId, index: int) -> Verified[Inclusion]:
         # Later than every mark before the entry, whatever the clock did since: a mark past this breaks the promise.
@@ -293,7 +312,7 @@ class Sequencer:
     def _is_mark_due(self) -> bool:
         """With new entries; and while awards are open, so that ledger time reaches their expiry without traffic."""
         state = self._replica.state
-        if not self.leads or len(self._pending) >= self._config.pending_entries_max:
+        if not self._may_mark or len(self._pending) >= self._config.pending_entries_max:
             return False
         if state.size > self._marked:
             return True

@@ -348,6 +348,10 @@ class Service(Protocol):
         """The log's C2SP verifier key (``name+id+key``)."""
         ...
 
+    def successions(self) -> bytes:
+        """How the log changed hands: canonical bytes of what quorums of its committee signed, oldest first."""
+        ...
+
     async def checkpoint(self) -> bytes:
         """The latest checkpoint, a C2SP signed note. Raises Unavailable until there is one."""
         ...

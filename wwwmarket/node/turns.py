@@ -14,6 +14,7 @@ from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import Verified, VerifiedEntry
 from wwwmarket.domain.errors import Conflict, Malformed, Unavailable
 from wwwmarket.domain.records import Inclusion, NodeAddress
+from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.node.following import RemoteSubmission
 from wwwmarket.node.repair import seed
 from wwwmarket.node.sequencer import Sequencer
@@ -35,10 +36,16 @@ TAIL_KEPT_ENTRIES: Final = 8_192
 class TurnsSubmission(RemoteSubmission):
     """This process's own entries, to whoever leads: itself, or another sequencer."""
 
-    def __init__(
-        self, sequencer: Sequencer, turns: "Turns", transport: Transport, clock: Clock, config: NodeConfig
+    def __init__(  # noqa: PLR0913, PLR0917 - as of any submission
+        self,
+        sequencer: Sequencer,
+        turns: "Turns",
+        transport: Transport,
+        clock: Clock,
+        config: NodeConfig,
+        log: Callable[[], VerifierKey],
     ) -> None:
-        super().__init__(turns.leaders, transport, clock, config)
+        super().__init__(turns.leaders, transport, clock, config, log, lambda _: None)
         self._sequencer = sequencer
 
     async def _once(self, entry: VerifiedEntry) -> Verified[Inclusion]:

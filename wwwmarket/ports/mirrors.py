@@ -22,3 +22,12 @@ class Mirrors(Protocol):
             TooLarge: the answer is longer than signature lines can be.
         """
         ...
+
+    async def successions(self, url: str, *, timeout_ms: int) -> bytes:
+        """What the mirror at ``url`` knows of how its log changed hands, as canonical bytes of certified statements.
+
+        Raises:
+            NotFound, Unavailable: it does not say, or not in time.
+            TooLarge: more than any log can have.
+        """
+        ...

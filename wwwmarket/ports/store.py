@@ -102,6 +102,13 @@ class LedgerStore(Protocol):
         """A full tile's 256 hashes, or None."""
         ...
 
+    async def cut(self, size: int) -> None:
+        """Forget the leaves from ``size`` on, and the checkpoints and tiles that cover any of them.
+
+        Only for what a quorum of the log's committee has declared to be no part of it (``succession/v1``).
+        """
+        ...
+
 
 class Sequencing(Value):
     """A sequencer process of the log, as it announced itself. ``address`` is opaque here; ``size`` is durable there."""

@@ -1,10 +1,15 @@
 """``ports.store`` in memory: what is written survives a simulated crash, and nothing else."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from wwwmarket.domain.errors import Conflict
 from wwwmarket.domain.identity import EntryId
+from wwwmarket.ledger.tiles import TILE_HEIGHT
 from wwwmarket.ports.store import Change, Tile
+
+CHECKPOINTS_MAX: Final = 64
+"""Enough to fall back to; a disk keeps all of them."""
 
 
 class MemoryRecords:
@@ -36,7 +41,7 @@ class MemoryLedger:
         self._leaves: list[bytes] = []
         self._indices: dict[EntryId, int] = {}
         self._tiles: dict[tuple[int, int], bytes] = {}
-        self._checkpoint: tuple[int, bytes] | None = None
+        self._checkpoints: dict[int, bytes] = {}
 
     async def size(self) -> int:
         return len(self._leaves)
@@ -60,19 +65,30 @@ class MemoryLedger:
         return self._indices.get(entry)
 
     async def put_checkpoint(self, size: int, note: bytes, tiles: Sequence[Tile]) -> None:
-        if self._checkpoint is not None and self._checkpoint[0] > size:
-            raise Conflict(
-                f"a checkpoint of {self._checkpoint[0]} entries is kept already: {size} would be a step back"
-            )
-        self._checkpoint = (size, note)
+        latest = max(self._checkpoints, default=0)
+        if latest > size:
+            raise Conflict(f"a checkpoint of {latest} entries is kept already: {size} would be a step back")
+        self._checkpoints[size] = note
+        while len(self._checkpoints) > CHECKPOINTS_MAX:
+            del self._checkpoints[min(self._checkpoints)]
         for tile in tiles:
             self._tiles.setdefault((tile.level, tile.number), tile.hashes)
 
     async def checkpoint(self) -> bytes | None:
-        return self._checkpoint[1] if self._checkpoint else None
+        return self._checkpoints[max(self._checkpoints)] if self._checkpoints else None
 
     async def tile(self, level: int, number: int) -> bytes | None:
         return self._tiles.get((level, number))
+
+    async def cut(self, size: int) -> None:
+        del self._leaves[size:]
+        self._indices = {entry: index for entry, index in self._indices.items() if index < size}
+        self._checkpoints = {covered: note for covered, note in self._checkpoints.items() if covered <= size}
+        self._tiles = {
+            (level, number): hashes
+            for (level, number), hashes in self._tiles.items()
+            if number < size >> TILE_HEIGHT * (level + 1)
+        }
 
 
 class MemoryStore:

@@ -83,6 +83,9 @@ class Kept:
     def saw(self, size: int) -> None:
         self.size = max(self.size, size)
 
+    def forget(self, size: int) -> None:
+        self.size = min(self.size, size)
+
 
 class Site:
     """One life of a mirror: its door, and the log that it reads."""

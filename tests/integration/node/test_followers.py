@@ -13,6 +13,8 @@ from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unauthorised, 
 from wwwmarket.domain.records import Transfer
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.checkpoint import Checkpoint, sign_checkpoint
+from wwwmarket.ledger.evidence import judge
+from wwwmarket.ledger.merkle import leaf_hash, root_of
 from wwwmarket.ledger.note import Signer
 from wwwmarket.node import messages
 from wwwmarket.node.following import LEAVES, NOTE
@@ -112,6 +114,7 @@ def test_nobody_to_follow_is_said_in_time():
 
 LIES = {
     "another root": Conflict,
+    "two notes": Conflict,
     "another signer": Refusal,
     "a forged leaf": Unauthorised,
     "a leaf that does not follow": Conflict,
@@ -126,6 +129,11 @@ def frames(lie: str, town: Town, leaves: list[bytes]) -> list[bytes]:
     size = len(leaves)
     signer = Signer("test.market", key("stranger") if lie == "another signer" else town.log_key)
     honest = LEAVES + (0).to_bytes(8, "big") + encode_bundle(leaves)
+    if lie == "two notes":
+        last = max(at for at, leaf in enumerate(leaves) if b'"kind":"mark/v1"' in leaf) + 1
+        roots = root_of(map(leaf_hash, leaves[:last])), bytes(32)
+        notes = [sign_checkpoint(signer, Checkpoint(origin="test.market", size=last, root=root)) for root in roots]
+        return [honest, *(NOTE + note for note in notes)]
     if lie in {"another root", "another signer"}:
         return [honest, NOTE + sign_checkpoint(signer, Checkpoint(origin="test.market", size=size, root=bytes(32)))]
     entry = signing.open_entry(leaves[-1]).entry
@@ -160,9 +168,10 @@ def test_a_lying_operator_is_not_followed(lie):
             await town.house("follower", None)
         assert town.clock.monotonic_ms() - begun_ms < 5_000
         follower = town.houses["follower"]
+        assert [judge(each).fault for each in follower.evidence] == (["log_forked"] if lie == "two notes" else [])
         stored = follower.ledger._leaves
         assert stored == operator.ledger._leaves[: len(stored)]
-        assert await follower.ledger.checkpoint() is None
+        assert (await follower.ledger.checkpoint() is None) == (lie != "two notes")
         await follower.close()
 
     simulate(story)

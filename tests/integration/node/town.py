@@ -20,9 +20,11 @@ from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.derivation import child
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.errors import Refusal
+from wwwmarket.domain.evidence import LogEvidence
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.domain.records import Body, Genesis, Grant, NodeAddress, Settlement
+from wwwmarket.ledger.evidence import EVIDENCE_BYTES_MAX
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.node.answers import Answers
 from wwwmarket.node.node import Founding, Joining, Node, World
@@ -153,6 +155,9 @@ class MortalLedger:
     async def put_checkpoint(self, size: int, note: bytes, tiles: Sequence[Any]) -> None:
         await self._life.write(lambda: self._ledger.put_checkpoint(size, note, tiles))
 
+    async def cut(self, size: int) -> None:
+        await self._life.write(lambda: self._ledger.cut(size))
+
 
 class OwnedTransport:
     """Its handlers run as their node's, so that they end with it."""
@@ -189,6 +194,10 @@ class House:
         self.transport: MemoryTransport
         self.config: NodeConfig = town.config
         self.died = asyncio.Event()
+        self.evidence: list[LogEvidence] = []
+
+    def _keep_evidence(self, _name: str, data: bytes) -> None:
+        self.evidence.append(canonical.decode(data, LogEvidence, bytes_max=EVIDENCE_BYTES_MAX))
 
     @property
     def id(self) -> NodeId:
@@ -221,6 +230,7 @@ class House:
             orderer=town.orderer_of(self.name),
             tokenizers=town.tokenizers,
             mirrors=town.mirrors,
+            keep_evidence=self._keep_evidence,
         )
         self.node = Node(world, town.part(self.name))
         await self.node.start()

@@ -255,7 +255,7 @@ async def shortened(ledger: MemoryLedger, size: int) -> MemoryLedger:
     await older.append(0, leaves, [signing.open_entry(leaf).id for leaf in leaves])
     note = await ledger.checkpoint()
     if note is not None:
-        older._checkpoint = ledger._checkpoint
+        older._checkpoints = ledger._checkpoints
     return older
 
 
@@ -276,7 +276,7 @@ def test_an_operator_alone_does_not_start_on_a_log_that_lost_its_end():
         await operator.node.author.settle(operator.key.account, Transfer(to=key("x").account, amount_micro=1))
         await operator.kill()
         operator.ledger = await shortened(operator.ledger, 1)
-        operator.ledger._checkpoint = None
+        operator.ledger._checkpoints.clear()
         with pytest.raises(Conflict, match="Restore the database") as caught:
             await operator.open()
         assert caught.value.reason == "lost_tail"

@@ -186,3 +186,22 @@ async def test_the_latest_checkpoint_and_full_tiles_are_kept(ledger: LedgerStore
     assert await ledger.tile(0, 0) == full.hashes
     assert await ledger.tile(0, 1) is None
     assert await ledger.tile(1, 0) is None
+
+
+async def test_what_was_never_final_can_be_cut_off(ledger: LedgerStore) -> None:
+    """Leaves, names, checkpoints and tiles beyond are gone, and the log goes on from there; what is below stays."""
+    count = 600
+    leaves = [b"%d" % number for number in range(count)]
+    await ledger.append(0, leaves, [name(number) for number in range(count)])
+    for size in (256, 512, 600):
+        tiles = [Tile(level=0, number=size // 256 - 1, hashes=bytes(32 * 256))] if size % 256 == 0 else []
+        await ledger.put_checkpoint(size, b"note of %d" % size, tiles)
+    await ledger.cut(511)
+    assert await ledger.size() == await ledger.promised() == 511
+    assert await ledger.checkpoint() == b"note of 256"
+    assert (await ledger.tile(0, 0) is not None, await ledger.tile(0, 1)) == (True, None)
+    assert (await ledger.index_of(name(510)), await ledger.index_of(name(511))) == (510, None)
+    await ledger.append(511, [b"other"], [name(1_000)])
+    await ledger.put_checkpoint(512, b"another note", [])
+    assert await ledger.read(510, 600) == [b"510", b"other"]
+    assert await ledger.checkpoint() == b"another note"

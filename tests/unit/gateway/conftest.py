@@ -344,6 +344,9 @@ class ScriptedMarket:
     def verifier_key(self):
         return "test/log+00000000+AA=="
 
+    def successions(self):
+        return b"[]"
+
     async def checkpoint(self):
         return b"test/log\n4\nAAAA\n\n- test/log AAAA\n"
 

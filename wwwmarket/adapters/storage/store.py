@@ -12,6 +12,7 @@ from wwwmarket.adapters.storage.tables import checkpoints, entries, records, til
 from wwwmarket.adapters.storage.writer import QUEUE_MAX
 from wwwmarket.domain.errors import Conflict
 from wwwmarket.domain.identity import EntryId
+from wwwmarket.ledger.tiles import TILE_HEIGHT, TILE_LEVELS
 from wwwmarket.ports.store import Change, Tile
 
 
@@ -120,6 +121,19 @@ class SqlLedger:
     async def tile(self, level: int, number: int) -> bytes | None:
         query = select(tiles.c.hashes).where(tiles.c.level == level, tiles.c.number == number)
         return await self._database.read(lambda connection: connection.scalar(query))
+
+    async def cut(self, size: int) -> None:
+        def work(connection: Connection) -> None:
+            connection.execute(delete(entries).where(entries.c.index >= size))
+            connection.execute(delete(checkpoints).where(checkpoints.c.size > size))
+            for level in range(TILE_LEVELS):
+                whole = size >> TILE_HEIGHT * (level + 1)
+                connection.execute(delete(tiles).where(tiles.c.level == level, tiles.c.number >= whole))
+
+        # The witness first: one that says less than there is loses nothing.
+        if self._database.witness is not None:
+            self._database.witness.forget(size)
+        await self._database.writer.submit(work)
 
 
 def _size(connection: Connection) -> int:

@@ -17,7 +17,7 @@ _CHECK_BYTES: Final = 8
 
 
 class Witness:
-    """The file ``{database}.promised``: a size, and a digest that tells a torn one. It never goes down."""
+    """The file ``{database}.promised``: a size, and a digest that tells a torn one."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -39,6 +39,13 @@ class Witness:
         """So many entries are durable. Raises OSError: the disk is full."""
         if size > self.size:
             os.pwrite(self._descriptor, _text(size), 0)
+            self.size = size
+
+    def forget(self, size: int) -> None:
+        """The log may end after so many entries again. Raises OSError."""
+        if size < self.size:
+            os.pwrite(self._descriptor, _text(size), 0)
+            self.sync()
             self.size = size
 
     def sync(self) -> None:
