@@ -31,7 +31,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test-quick: $(VENV)/.dev foreign-tools ## the quick tests, with the branch coverage of the pure rooms
-	$(BIN)/pytest -m "not slow and not bench and not vllm" --cov --cov-report=term
+	$(BIN)/pytest -m "not slow and not bench and not vllm" -n 2 --dist loadfile --cov --cov-report=term
 
 test-slow: $(VENV)/.dev foreign-tools ## the tests that take minutes
 	$(BIN)/pytest -m slow

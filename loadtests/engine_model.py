@@ -82,7 +82,9 @@ class Bench:
         assert forecast is not None, "the engine is known and the request fits"
         self._number += 1
         key = EntryId(f"{self._number:064x}")
-        self.forecasting.started(key, input_tokens=input_tokens, output_tokens=output_tokens)
+        self.forecasting.started(
+            key, input_tokens=input_tokens, output_tokens=output_tokens, output_tokens_max=output_tokens
+        )
         begun, first = time.monotonic(), None
         answer = self._engine.execute("/v1/completions", msgspec.json.encode(fields), output_tokens_max=output_tokens)
         counted = None
