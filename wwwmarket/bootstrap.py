@@ -51,8 +51,9 @@ from wwwmarket.node.node import Founding, Joining, Node, World
 from wwwmarket.node.offering import Offering, with_validity
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import NodeStatus
+from wwwmarket.node.succeeding import stored_successions
 from wwwmarket.ports.engine import Engine, EngineDescription, ServedModel
-from wwwmarket.ports.store import Orderer
+from wwwmarket.ports.store import Orderer, RecordStore
 from wwwmarket.ports.tracing import NO_TRACES, Tracer
 from wwwmarket.rules.registry import Registry
 from wwwmarket.rules.succession import SUCCESSIONS_BYTES_MAX, Successions, read_successions
@@ -278,7 +279,7 @@ def _operator_key(settings: NodeSettings, key: KeyPair) -> KeyPair:
 
 async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
     if settings.market is not None:
-        return await find_market(settings.market)
+        return await _join(settings.market, world.records)
     operator = _operator_key(settings, world.key)
     genesis = Genesis(
         origin=settings.origin,
@@ -291,6 +292,22 @@ async def _part(settings: NodeSettings, world: World) -> Founding | Joining:
         parameters=settings.parameters,
     )
     return Founding(operator, genesis, seed_orderer=settings.seed_orderer)
+
+
+async def _join(market: str, records: RecordStore) -> Joining:
+    """The market as its gateways say; where none answers, as a quorum of its mirrors said when its operator was gone.
+
+    Raises:
+        Unavailable, Malformed: as ``find_market``.
+    """
+    try:
+        return await find_market(market)
+    except Unavailable:
+        known = await stored_successions(records)
+        if not known:
+            raise
+        latest = known[-1].body
+        return Joining(latest.operator_address, VerifierKey(name=latest.successor, account=latest.operator))
 
 
 async def find_market(addresses: str) -> Joining:
