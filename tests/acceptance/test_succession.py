@@ -32,7 +32,7 @@ class Site:
 
     def __init__(self, directory: Path, program, stack: ExitStack) -> None:
         self.directory, self.program, self._stack = directory, program, stack
-        *ports, self.next_port = free_ports(MIRRORS + 1)
+        *ports, self.next_port, gateway = free_ports(MIRRORS + 2)
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.mirrors: dict[int, Child] = {}
         members = [self.init(number) for number in range(MIRRORS)]
@@ -41,7 +41,7 @@ class Site:
         self.base = self.operator.ready().gateway
         for number in range(MIRRORS):
             self.run_mirror(number, self.base)
-        self.follower = self.start("follower", "node", "run", "--market", self.base, "--port", "0")
+        self.follower = self.start("follower", "node", "run", "--market", self.base, "--port", str(gateway))
         self.gateway = self.follower.ready().gateway
 
     def start(self, name: str, *arguments: str) -> Child:
