@@ -17,7 +17,8 @@ from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.simulator.transport import Conditions, Network
 
 FRAME_BYTES_MAX: Final = 65_536
-LIMITS: Final = TransportLimits(frame_bytes_max=FRAME_BYTES_MAX, ping_interval_ms=100)
+LIMITS: Final = TransportLimits(frame_bytes_max=FRAME_BYTES_MAX, ping_interval_ms=200)
+"""Quick to know a dead peer, and patient enough for a machine that runs other tests too."""
 
 Join = Callable[[int], Awaitable[Transport]]
 

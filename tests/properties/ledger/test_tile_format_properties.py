@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from wwwmarket.domain.errors import Malformed
 from wwwmarket.ledger.bundles import decode_bundle, encode_bundle
-from wwwmarket.ledger.tiles import BundleId, TileId, parse_path, path_of
+from wwwmarket.ledger.merkle import SIZE_MAX
+from wwwmarket.ledger.tiles import TILE_HEIGHT, BundleId, TileId, parse_path, path_of
 
-numbers = st.integers(0, 10**21 - 1) | st.integers(0, 2000)
+most = SIZE_MAX >> TILE_HEIGHT
+numbers = st.integers(0, most) | st.integers(0, 2000)
 widths = st.integers(1, 256)
 names = st.builds(TileId, level=st.integers(0, 63), number=numbers, width=widths) | st.builds(
     BundleId, number=numbers, width=widths
@@ -20,6 +22,13 @@ bundles = st.lists(st.binary(max_size=300), min_size=1, max_size=256)
 def test_a_path_is_read_as_what_it_names(name):
     """Reading a path gives the tile or bundle that it was written for."""
     assert parse_path(path_of(name)) == name
+
+
+@given(number=st.integers(most + 1, 10**15))
+def test_a_path_into_a_tree_that_cannot_be_is_refused(number):
+    """No tree has so many entries: what names one is malformed, and costs no arithmetic on it."""
+    with pytest.raises(Malformed, match="so large"):
+        parse_path(path_of(BundleId(number=number, width=256)))
 
 
 @given(st.from_regex(r"tile/[0-9e][0-9a-z]{0,6}/[x0-9/]{0,16}[0-9]{3}(\.p/[0-9]{1,3})?", fullmatch=True))
