@@ -13,7 +13,7 @@ from wwwmarket.domain.errors import Malformed, TooLarge, Unauthorised
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.node.service import ApiKeyView, Service
-from wwwmarket.ports.tracing import TraceParent
+from wwwmarket.ports.tracing import TRACEPARENT, TraceParent
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _DISCARDED_FACTOR: Final = 4
 """A body over its limit is read on (and dropped) up to this many times the limit, so that its sender gets the answer
 instead of a reset connection."""
 
-_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT: Final = re.compile(TRACEPARENT)
 _FIELD: Final = re.compile(r"`\$\.([A-Za-z0-9_.\[\]]+)`|required field `([A-Za-z0-9_]+)`|unknown field `([^`]{1,64})`")
 
 

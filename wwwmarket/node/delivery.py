@@ -347,9 +347,8 @@ class Delivery:
         terms = self._record.award
         if self._purse.author.signs_for(terms.bid.client):
             receipt = signing.sign(self._purse.author.key(terms.bid.client), nothing).signed
-            standings = self._decision.decided.standings
-            winner = next(one.candidate for one in standings if one.ask.signed == terms.winner)
-            await self._purse.disown(receipt, winner.listed.offer.address, terms.expires_ms)
+            address = self._contender(terms).listed.offer.address
+            await self._purse.disown(receipt, address, terms.expires_ms)
 
     async def _settle(self, effect: award.Settle) -> None:
         """A client that signs for itself finds the attestation with its receipt, and settles, or lets the provider."""

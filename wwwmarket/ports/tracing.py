@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal, Protocol, TypeAlias
 
 from msgspec import Meta
 
-TraceParent: TypeAlias = Annotated[str, Meta(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+TRACEPARENT: Final = r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
+TraceParent: TypeAlias = Annotated[str, Meta(pattern=TRACEPARENT)]
 Kind: TypeAlias = Literal["server", "client", "internal"]
 Attributes: TypeAlias = Mapping[str, str | int | float]
 
