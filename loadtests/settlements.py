@@ -134,9 +134,10 @@ def _answer(payer: Payer, payee: Payee, award: Award) -> bytes:
     attestation = make_attestation(PROVIDER, name, request_digest=award.bid.request_digest)
     payee.attested(taken.body.number, attestation.signed)
     receipt = make_receipt(CLIENT, name)
-    kept, voucher = payer.vouch(taken.body.number, verify(attestation.signed), receipt)
-    payee.hear(kept, voucher)
-    return canonical.encode(kept)
+    vouched = payer.vouch(taken.body.number, verify(attestation.signed), receipt)
+    payee.hear(vouched.receipt, vouched.voucher)
+    payer.is_heard(payee.count)
+    return canonical.encode(vouched.receipt)
 
 
 def median(costs: Iterable[Cost]) -> Cost:

@@ -57,13 +57,17 @@ class OpenAward(Value, omit_defaults=True):
     disputed_ms: Millis | None = None
 
 
-class OpenTab(Value):
-    """A tab not yet settled or expired; as an open award, it leaves the state with its settlement."""
+class OpenTab(Value, omit_defaults=True):
+    """A tab not yet settled or expired; as an open award, it leaves the state with its settlement.
+
+    ``key`` signs for the client under it, whoever owns the account later; None: whoever owns the account.
+    """
 
     client: AccountId
     provider: AccountId
     locked_micro: MicroCredits
     expires_ms: Millis
+    key: AccountId | None = None
 
 
 class Governance(Value):

@@ -2,7 +2,8 @@
 
 It promises: what the client's latest voucher says is what the provider has counted too; no number is given twice;
 never more is at work under a tab than it locks; and what both sides hold proves each answer against the root on the
-ledger. It does not know who talks to whom, nor where receipts are kept.
+ledger. Awards may arrive in any order, and vouchers again after they were lost. It does not know who talks to whom,
+nor where receipts are kept: what each side keeps of every step makes the same tally again (``restore``).
 
 A voucher is refused by its provider unless
 
@@ -14,6 +15,7 @@ A voucher is refused by its provider unless
 6. and whatever else is at work here is still open by it (``number_closed``).
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -51,6 +53,13 @@ AccountOf = Callable[[AccountId], AccountId | None]
 """For which account a key speaks: ``domain.book.Book.account_of``."""
 
 
+class Kept(Value):
+    """What both sides keep of an answer, in the order of the tree: its receipt, and the client's word on all so far."""
+
+    receipt: TabReceipt
+    voucher: Signed[Voucher]
+
+
 class PaymentRule(Protocol):
     """What the settlement contract makes of an answer."""
 
@@ -79,6 +88,11 @@ def name_of(award: TabAward) -> EntryId:
     return EntryId(digest(award))
 
 
+def speaks(opened: OpenTab, key: AccountId, account_of: AccountOf) -> bool:
+    """Whether a key binds the tab's client: the one that opened it, or, of a tab without, one that acts for it."""
+    return key == opened.key if opened.key is not None else account_of(key) == opened.client
+
+
 class Tally:
     """The answers of a tab so far: their tree, their sums, and the awards at work."""
 
@@ -87,6 +101,8 @@ class Tally:
         self.opened: Final = opened
         self.next_number: Count = 0
         self.at_work: dict[Count, Verified[TabAward]] = {}
+        self.missing: set[Count] = set()
+        """Numbers below the next that were given and have not come here."""
         self.cost_micro: MicroCredits = 0
         self.paid_micro: MicroCredits = 0
         self._rule = rule
@@ -96,21 +112,28 @@ class Tally:
     def count(self) -> Count:
         return self._tree.size
 
-    def check_room(self, award: Award) -> None:
-        """Raises TooLarge, Exhausted, Conflict or Stale: the tab takes no such award now."""
+    def check_room(self, award: Award, unheard: Sequence[Award] = (), overtaken: Count = 0) -> None:
+        """``unheard`` are answers that the other side may still hold for being at work; ``overtaken`` awards have been
+        given and are on their way here.
+
+        Raises TooLarge, Exhausted, Conflict or Stale: the tab takes no such award now.
+        """
         if len(canonical.encode(award)) > AWARD_BYTES_MAX:
             raise TooLarge(f"an award under a tab is at most {AWARD_BYTES_MAX} bytes: list fewer asks")
-        if len(self.at_work) >= TAB_OPEN_MAX:
+        if len(self.at_work) + overtaken + len(unheard) >= TAB_OPEN_MAX:
             raise Exhausted(f"{TAB_OPEN_MAX} awards are at work under this tab", retry_after_ms=RETRY_MS)
-        held = sum(one.body.award.locked_micro for one in self.at_work.values())
+        held = sum(one.locked_micro for one in (*(work.body.award for work in self.at_work.values()), *unheard))
         if self.paid_micro + held + award.locked_micro > self.opened.locked_micro:
             raise Conflict("the tab has not so much left: open another", reason="tab_spent")
         if award.expires_ms > self.opened.expires_ms:
             raise Stale("the tab ends before this award could: open another", reason="tab_ends")
 
     def begin(self, award: Verified[TabAward]) -> None:
-        self.at_work[award.body.number] = award
-        self.next_number = max(self.next_number, award.body.number + 1)
+        number = award.body.number
+        self.at_work[number] = award
+        self.missing |= set(range(self.next_number, number))
+        self.missing.discard(number)
+        self.next_number = max(self.next_number, number + 1)
 
     def add(self, receipt: TabReceipt) -> None:
         """One more answer, of which everything was checked."""
@@ -123,7 +146,7 @@ class Tally:
     def copy(self) -> "Tally":
         """As it is now, to try a receipt on."""
         copied = Tally(self.tab, self.opened, self._rule)
-        copied.next_number, copied.at_work = self.next_number, dict(self.at_work)
+        copied.next_number, copied.at_work, copied.missing = self.next_number, dict(self.at_work), set(self.missing)
         copied.cost_micro, copied.paid_micro = self.cost_micro, self.paid_micro
         copied._tree = Frontier(self._tree.size, self._tree.peaks)
         return copied
@@ -140,28 +163,50 @@ class Tally:
         )
 
 
+def _restore(tally: Tally, kept: Sequence[Kept], at_work: Sequence[Signed[TabAward]]) -> None:
+    """The tally over what was kept of it, which was checked when it was: by its own side."""
+    for one in kept:
+        tally.add(one.receipt)
+    for award in sorted(at_work, key=lambda signed: signed.body.number):
+        tally.at_work[award.body.number] = verify(award)
+    numbers = {*tally.at_work, *(one.receipt.award.body.number for one in kept)}
+    tally.next_number = max(numbers, default=-1) + 1
+
+
 class Payer:
-    """The client's side."""
+    """The client's side. ``key`` is the one that opened the tab."""
 
     def __init__(self, key: KeyPair, tally: Tally) -> None:
         self._key = key
         self._tally = tally
+        self._unheard: deque[Award] = deque()
+
+    @classmethod
+    def restore(cls, key: KeyPair, tally: Tally, kept: Sequence[Kept], at_work: Sequence[Signed[TabAward]]) -> "Payer":
+        """After a restart, over an empty tally. Nothing of what was kept is known to have been heard."""
+        _restore(tally, kept, at_work)
+        payer = cls(key, tally)
+        payer._unheard.extend(one.receipt.award.body.award for one in kept)
+        return payer
 
     @property
     def voucher(self) -> Voucher:
         return self._tally.voucher()
 
+    @property
+    def heard(self) -> Count:
+        """How many receipts the provider is known to hold."""
+        return self._tally.count - len(self._unheard)
+
     def award(self, award: Award) -> Verified[TabAward]:
         """Sign the next award of the tab. Raises as ``Tally.check_room``."""
-        self._tally.check_room(award)
+        self._tally.check_room(award, tuple(self._unheard))
         signed = sign(self._key, TabAward(tab=self._tally.tab, number=self._tally.next_number, award=award))
         self._tally.begin(signed)
         return signed
 
-    def vouch(
-        self, number: Count, attestation: Verified[Attestation], receipt: Verified[Receipt]
-    ) -> tuple[TabReceipt, Signed[Voucher]]:
-        """Take an answer into the tally: what both sides keep, and the client's word on all so far.
+    def vouch(self, number: Count, attestation: Verified[Attestation], receipt: Verified[Receipt]) -> Kept:
+        """Take an answer into the tally: what both sides keep.
 
         Raises:
             Conflict: no award of that number is at work, or these are about another one.
@@ -171,7 +216,13 @@ class Payer:
             raise Conflict("no such award is at work under this tab", reason="other_receipt")
         kept = TabReceipt(award=award.signed, attestation=attestation.signed, receipt=receipt.signed)
         self._tally.add(kept)
-        return kept, sign(self._key, self._tally.voucher()).signed
+        self._unheard.append(award.body.award)
+        return Kept(receipt=kept, voucher=sign(self._key, self._tally.voucher()).signed)
+
+    def is_heard(self, count: Count) -> None:
+        """The provider holds so many receipts: what it held before, it does not forget."""
+        for _ in range(min(count, self._tally.count) - self.heard):
+            self._unheard.popleft()
 
 
 class Payee:
@@ -183,6 +234,31 @@ class Payee:
         self._voucher: Signed[Voucher] | None = None
         self._attested: dict[Count, Signed[Attestation]] = {}
 
+    @classmethod
+    def restore(
+        cls, tally: Tally, account_of: AccountOf, kept: Sequence[Kept], at_work: Sequence[Unvouched | Signed[TabAward]]
+    ) -> "Payee":
+        """After a restart, over an empty tally; of what is at work, with its attestation where there is one."""
+        awards = [one.award if isinstance(one, Unvouched) else one for one in at_work]
+        _restore(tally, kept, awards)
+        payee = cls(tally, account_of)
+        known = {*tally.at_work, *(one.receipt.award.body.number for one in kept)}
+        payee._voucher = kept[-1].voucher if kept else None
+        tally.missing = {n for n in range(tally.next_number) if n not in known and payee._is_open(n)}
+        for one in at_work:
+            if isinstance(one, Unvouched):
+                payee._attested[one.award.body.number] = one.attestation
+        return payee
+
+    @property
+    def count(self) -> Count:
+        """How many receipts it holds."""
+        return self._tally.count
+
+    @property
+    def at_work(self) -> dict[Count, Signed[TabAward]]:
+        return {number: award.signed for number, award in self._tally.at_work.items()}
+
     def take(self, award: Signed[TabAward]) -> None:
         """Take an award to work on.
 
@@ -192,25 +268,41 @@ class Payee:
         """
         tally, verified = self._tally, verify(award)
         opened, body = tally.opened, verified.body
-        if self._account_of(verified.by) != opened.client:
+        if not speaks(opened, verified.by, self._account_of):
             raise Unauthorised("the award is not by the tab's client", reason="not_by_client")
         parties = (body.award.bid.client, self._account_of(body.award.winner.signer))
         if body.tab != tally.tab or parties != (opened.client, opened.provider):
             raise Conflict("the award is under another tab, or between others", reason="other_tab")
-        if body.number < tally.next_number:
+        is_new = body.number >= tally.next_number or body.number in tally.missing
+        if not is_new or not self._is_open(body.number):
             raise Conflict("the award's number was given before", reason="number_settled")
-        tally.check_room(body.award)
+        tally.check_room(body.award, overtaken=self._overtaken(body.number))
         tally.begin(verified)
+
+    def _overtaken(self, number: Count) -> Count:
+        """How many numbers would be missing, were this one here."""
+        tally = self._tally
+        return len(tally.missing) - (number in tally.missing) + max(0, number - tally.next_number)
+
+    def _is_open(self, number: Count) -> bool:
+        """Whether the ledger would still take a claim of that number beside the latest voucher."""
+        if self._voucher is None:
+            return True
+        said = self._voucher.body
+        return number >= said.next_number or number in said.open
 
     def attested(self, number: Count, attestation: Signed[Attestation]) -> None:
         """What this provider says of an answer: it claims with that, should no voucher come."""
         if number in self._tally.at_work:
             self._attested[number] = attestation
 
+    def attestation(self, number: Count) -> Signed[Attestation] | None:
+        return self._attested.get(number)
+
     def hear(self, kept: TabReceipt, voucher: Signed[Voucher]) -> None:
         """Take the client's word, after its numbered checks. Raises Unauthorised, Conflict, Malformed."""
         tally, said = self._tally, verify(voucher)
-        if self._account_of(said.by) != tally.opened.client:
+        if not speaks(tally.opened, said.by, self._account_of):
             raise Unauthorised("the voucher is not by the tab's client", reason="not_by_client")  # 1
         if (said.body.tab, said.body.count) != (tally.tab, tally.count + 1):
             raise Conflict("the voucher is not the next of this tab", reason="other_voucher")  # 2
@@ -226,6 +318,15 @@ class Payee:
         tally.add(kept)
         self._attested.pop(kept.award.body.number, None)
         self._voucher = voucher
+        tally.missing = {number for number in tally.missing if self._is_open(number)}
+
+    def is_due(self, now_ms: Millis) -> bool:
+        """Whether nothing more is to be waited for: all that is at work is attested, and paid for nothing or due."""
+        return all(
+            (said := self._attested.get(number)) is not None
+            and (said.body.outcome == "failed" or award.body.award.claim_after_ms <= now_ms)
+            for number, award in self._tally.at_work.items()
+        )
 
     def settlement(self, now_ms: Millis) -> TabSettlement:
         """What to settle with now: the latest voucher, and what of the rest is due for claiming."""
@@ -242,7 +343,8 @@ class Payee:
         if award is None or award.signed != kept.award or attested != kept.attestation:
             raise Conflict("the receipt is of no award at work here", reason="other_receipt")  # 3
         received = verify(kept.receipt)
-        if self._account_of(received.by) != self._tally.opened.client or received.body.award != name_of(award.body):
+        by_client = speaks(self._tally.opened, received.by, self._account_of)
+        if not by_client or received.body.award != name_of(award.body):
             raise Conflict("the receipt is not the client's, of this award", reason="other_receipt")
 
     def _after(self, kept: TabReceipt) -> Voucher:
@@ -310,8 +412,9 @@ def read_receipt(leaf: bytes) -> TabReceipt:
 
 def _check_kept(kept: TabReceipt, tab: EntryId, opened: OpenTab, account_of: AccountOf) -> None:
     award, name = kept.award.body, name_of(kept.award.body)
-    signers = (kept.award.signer, kept.receipt.signer, kept.attestation.signer, award.award.winner.signer)
-    if tuple(map(account_of, signers)) != (opened.client, opened.client, opened.provider, opened.provider):
+    by_client = all(speaks(opened, signer, account_of) for signer in (kept.award.signer, kept.receipt.signer))
+    sellers = {account_of(signer) for signer in (kept.attestation.signer, award.award.winner.signer)}
+    if not by_client or sellers != {opened.provider}:
         raise Unauthorised("it is not signed by the tab's client and provider")
     if award.tab != tab or {kept.attestation.body.award, kept.receipt.body.award} != {name}:
         raise Malformed("it is not of one award under this tab")

@@ -43,6 +43,7 @@ CATALOGUE: Final = (
     "settlement/v1",
     "settlement/v2",
     "tab/v1",
+    "tab/v2",
 )
 
 
@@ -57,7 +58,7 @@ class KeysRule(Protocol):
 
 
 class TabRule(Protocol):
-    """As ``contracts/tab/v1.py``, where each function is described."""
+    """As ``contracts/tab/v2.py``, where each function is described."""
 
     def apply(
         self,

@@ -83,7 +83,7 @@ def test_a_voucher_that_nobody_signed_is_found():
 
 def test_a_contract_that_pays_more_than_was_vouched_for_is_found(monkeypatch):
     """A market whose tab contract is generous agrees with itself, and fails check 13."""
-    generous = registry_with("tab/v1", ("return (*_pay(book, opened, paid),", "return (*_pay(book, opened, paid + 1),"))
+    generous = registry_with("tab/v2", ("return (*_pay(book, opened, paid),", "return (*_pay(book, opened, paid + 1),"))
     monkeypatch.setattr("tests.unit.rules.world.REGISTRY", generous)
     ledger = begun()
     tab = open_tab(ledger)
@@ -95,7 +95,7 @@ def test_a_contract_that_pays_more_than_was_vouched_for_is_found(monkeypatch):
 def test_a_contract_that_locks_less_for_a_tab_than_it_says_is_found(monkeypatch):
     """Check 15: what is locked belongs to an open award or tab."""
     sticky = registry_with(
-        "tab/v1",
+        "tab/v2",
         (
             "locked_micro=client.locked_micro + body.locked_micro,",
             "locked_micro=client.locked_micro + body.locked_micro - 1,",

@@ -13,6 +13,8 @@ from tests.unit.rules.world import (
     RIVAL,
     STRANGER,
     Ledger,
+    consent,
+    key,
     make_ask,
     make_attestation,
     make_award,
@@ -27,6 +29,7 @@ from wwwmarket.crypto import canonical
 from wwwmarket.crypto.signing import sign, sign_entry
 from wwwmarket.domain.book import OpenTab
 from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Stale, TooLarge, Unauthorised
+from wwwmarket.domain.keys import Rotation
 from wwwmarket.domain.model import EngineFingerprint
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE
 from wwwmarket.domain.records import TabOpening
@@ -64,12 +67,14 @@ class Pair:
 
     def vouch(self, signed, attestation, **received):
         receipt = make_receipt(CLIENT, name_of(signed.body), **received)
-        return self.payer.vouch(signed.body.number, attestation, receipt)
+        kept = self.payer.vouch(signed.body.number, attestation, receipt)
+        return kept.receipt, kept.voucher
 
     def serve(self, **received):
         signed = self.begin()
         kept, voucher = self.vouch(signed, self.answer(signed), **received)
         self.payee.hear(kept, voucher)
+        self.payer.is_heard(self.payee.count)
         self.kept.append(canonical.encode(kept))
         return kept, voucher
 
@@ -131,6 +136,76 @@ def test_answers_end_in_any_order():
     claimed = pair.payee.settlement(NOW + 60_000).unvouched
     assert [one.attestation for one in claimed] == [attestation.signed]
     assert pair.payee.settlement(NOW).unvouched == ()
+
+
+def test_awards_arrive_in_any_order():
+    """What others overtook on the way is taken when it comes, once; nobody skips more places than a tab has."""
+    pair = Pair()
+    first, second, third = (pair.payer.award(award()) for _ in range(3))
+    pair.payee.take(third.signed)
+    pair.payee.take(first.signed)
+    refused(Conflict, "number_settled", lambda: pair.payee.take(first.signed))
+    pair.payee.take(second.signed)
+    for signed in (second, third, first):
+        pair.payee.hear(*pair.vouch(signed, pair.answer(signed)))
+    assert pair.payee.settlement(NOW).voucher.body == pair.payer.voucher
+    far = sign(CLIENT, replace(third.body, number=10**15)).signed
+    refused(Exhausted, "exhausted", lambda: pair.payee.take(far))
+    refused(Exhausted, "exhausted", lambda: pair.payee.take(sign(CLIENT, replace(third.body, number=11)).signed))
+    pair.payee.take(sign(CLIENT, replace(third.body, number=10)).signed)
+
+
+def test_no_award_is_taken_that_the_voucher_closes_beforehand():
+    """A client that gives out numbers in its voucher before their awards would have them worked on for nothing."""
+    pair = Pair()
+    signed = pair.begin()
+    kept, voucher = pair.vouch(signed, pair.answer(signed))
+    pair.payee.hear(kept, sign(CLIENT, replace(voucher.body, next_number=100)).signed)
+    refused(Conflict, "number_settled", lambda: pair.payee.take(pair.payer.award(award()).signed))
+
+
+def test_a_client_counts_what_its_provider_may_not_have_heard():
+    """Until a voucher is acknowledged its award holds a place and its lock: the provider never has to refuse one."""
+    one = award().locked_micro
+    pair = Pair(opened=replace(OPENED, locked_micro=2 * one))
+    for _ in range(2):
+        signed = pair.begin()
+        pair.vouch(signed, pair.answer(signed, outcome="failed", usage=NO_USAGE))
+    refused(Conflict, "tab_spent", lambda: pair.payer.award(award()))
+    pair.payer.is_heard(1)
+    pair.payer.award(award())
+    many = Pair()
+    for _ in range(8):
+        signed = many.begin()
+        many.vouch(signed, many.answer(signed))
+    refused(Exhausted, "exhausted", lambda: many.payer.award(award()))
+    many.payer.is_heard(8)
+    many.payer.award(award())
+    assert many.payer.heard == 8
+
+
+def test_what_the_client_vouched_for_outlives_its_key():
+    """A client that rotates its key takes back nothing of what it locked: the tab's own key speaks under it."""
+    ledger = Ledger.begun()
+    opening = TabOpening(provider=PROVIDER.account, locked_micro=10_000, expires_ms=NOW + HOUR_MS)
+    tab = ledger.submit(CLIENT, opening).checked.id
+    opened = ledger.state.tab(tab)
+    assert opened.key == CLIENT.account
+    pair = Pair(tab, opened)
+    pair.payee = Payee(Tally(tab, opened, RULE), ledger.state.account_of)
+    pair.serve()
+    following = key("the client's next key")
+    ledger.submit(CLIENT, Rotation(account=CLIENT.account, consent=consent(following, CLIENT)))
+    pair.serve()
+    signed = pair.payer.award(award()).signed
+    refused(
+        Unauthorised, "not_by_client", lambda: pair.payee.take(sign(following, replace(signed.body, number=3)).signed)
+    )
+    ledger.submit(PROVIDER, pair.payee.settlement(NOW))
+    paid = 1_000_000 - ledger.state.account(CLIENT.account).available_micro
+    assert paid == pair.payer.voucher.paid_micro > 0
+    faults = examine(tab, opened, pair.payer.voucher, pair.kept, RULE, ledger.state.account_of)
+    assert faults == []
 
 
 def test_a_failed_answer_costs_nothing_and_ends_its_award():

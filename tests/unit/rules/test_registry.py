@@ -26,6 +26,7 @@ PROTOCOLS = {
     "award/v2": (door.AwardRule,),
     "keys/v1": (door.KeysRule,),
     "tab/v1": (door.TabRule,),
+    "tab/v2": (door.TabRule,),
     "reputation/v1": (door.ReputationRule,),
 }
 

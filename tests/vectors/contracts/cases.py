@@ -662,6 +662,28 @@ def _unvouched() -> Iterator[Case]:
     )
 
 
+def tab_v2_cases() -> Iterator[Case]:
+    """Version 1's; and who speaks for the client of a tab that has a key."""
+    yield from tab_cases()
+    opened = OpenTab(
+        client=CLIENT.account,
+        provider=PROVIDER.account,
+        locked_micro=1_000,
+        expires_ms=NOW + HOUR_MS,
+        key=CLIENT.account,
+    )
+    keyed = {"tabs": {TAB: opened}}
+    rotated = keyed | {"owners": {CLIENT.account: Keys(owner=STOLEN.account)}}
+    award = _fitting()
+    yield tab_settlement("vouched by the tab's key", voucher=make_voucher(CLIENT, TAB), **keyed)
+    yield tab_settlement("vouched by it after the client rotated", voucher=make_voucher(CLIENT, TAB), **rotated)
+    yield tab_settlement("vouched by the key after it", voucher=make_voucher(STOLEN, TAB), **rotated)
+    claimed = (make_unvouched(award, TAB, 0),)
+    yield tab_settlement("claimed of an award by the tab's key", unvouched=claimed, **rotated)
+    other = (make_unvouched(award, TAB, 0, client=STOLEN),)
+    yield tab_settlement("claimed of an award by the key after it", unvouched=other, **rotated)
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "account/v1": account_cases,
     "award/v1": award_cases,
@@ -673,6 +695,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "award/v2": award_v2_cases,
     "keys/v1": keys_cases,
     "tab/v1": tab_cases,
+    "tab/v2": tab_v2_cases,
     "reputation/v1": lambda: iter(()),
 }
 
