@@ -17,7 +17,9 @@ from wwwmarket.ledger.evidence import place
 from wwwmarket.ledger.merkle import NodeReader
 
 WATCHED_MAX: Final = 65_536
-"""Promises of entries that no mark has covered: minutes of one author's traffic. The oldest give way."""
+"""Places that are promised, and that no mark has covered: minutes of one author's traffic. The oldest give way."""
+RIVALS_MAX: Final = 8
+"""Entries that are promised one place; more would prove nothing more."""
 BROKEN_MAX: Final = 64
 """Broken promises that wait for a checkpoint; more would prove nothing more."""
 
@@ -33,63 +35,81 @@ class Breach(Value):
 
 class Promises:
     def __init__(self) -> None:
-        self._waiting: OrderedDict[int, Signed[Inclusion]] = OrderedDict()
+        self._waiting: OrderedDict[int, dict[EntryId, Signed[Inclusion]]] = OrderedDict()
+        """By the promised index: of several entries that are promised one place all but one will be displaced."""
         self._recent: OrderedDict[int, EntryId] = OrderedDict()
         """Entries since the last mark: an entry may be here before its promise is."""
         self._broken: list[Breach] = []
-        self._overdue: dict[int, Breach] = {}
+        self._overdue: dict[tuple[int, EntryId], Breach] = {}
         self._operator_at: int | None = None
         """The operator's latest entry."""
+        self._marked_at = -1
 
     def promised(self, promise: Signed[Inclusion]) -> None:
         """Take a promise that its signer did give. Of an entry that a mark here has covered already it says nothing."""
-        index = promise.body.index
-        if self._operator_at is not None and index < self._operator_at:
+        index, entry = promise.body.index, promise.body.entry
+        if index <= self._marked_at:
             return
-        if self._recent.get(index, promise.body.entry) != promise.body.entry:
+        if self._recent.get(index, entry) != entry:
             self._break(Breach(promise=promise, indices=(index,), size_min=index + 1))
             return
-        self._waiting[index] = promise
+        here = self._waiting.setdefault(index, {})
+        known = here.get(entry)
+        if known is None and len(here) >= RIVALS_MAX:
+            return
+        if known is None or promise.body.covered_by_ms < known.body.covered_by_ms:
+            here[entry] = promise
         if len(self._waiting) > WATCHED_MAX:
-            self._waiting.popitem(last=False)
+            self._forget(next(iter(self._waiting)))
 
     def applied(self, index: int, entry: EntryId, author: AccountId, body: Body, operator: AccountId) -> None:
         """The next entry of the log, while ``operator`` orders it."""
         self._recent[index] = entry
         if len(self._recent) > WATCHED_MAX:
             self._recent.popitem(last=False)
-        promise = self._waiting.get(index)
-        if promise is not None and promise.body.entry != entry:
-            del self._waiting[index]
-            self._break(Breach(promise=promise, indices=(index,), size_min=index + 1))
+        for name, promise in list(self._waiting.get(index, {}).items()):
+            if name != entry:
+                self._forget(index, name)
+                self._break(Breach(promise=promise, indices=(index,), size_min=index + 1))
         if author != operator:
             return
         before, self._operator_at = self._operator_at, index
         if isinstance(body, Mark):
             self._recent.clear()
+            self._marked_at = index
             self._marked(index, before, body.at_ms)
 
     def covered(self, size: int) -> Sequence[Breach]:
         """A checkpoint of ``size`` entries by the operator: what it shows."""
         shown = [each for each in self._broken if each.size_min <= size]
         self._broken = [each for each in self._broken if each.size_min > size]
-        overdue = [index for index, each in self._overdue.items() if each.size_max == size]
-        for index in overdue:
-            shown.append(self._overdue.pop(index))
-            self._waiting.pop(index, None)
-        return shown
+        overdue = [each for each in self._overdue.values() if each.size_max == size]
+        for each in overdue:
+            self._forget(each.promise.body.index, each.promise.body.entry)
+        return [*shown, *overdue]
 
     def _marked(self, index: int, before: int | None, at_ms: int) -> None:
-        for due, promise in list(self._waiting.items()):
-            late = at_ms > promise.body.covered_by_ms
-            if due < index:
-                del self._waiting[due]
-                self._overdue.pop(due, None)
-                if late and before is not None and before < due:
-                    self._break(Breach(promise=promise, indices=(before, index), size_min=index + 1))
-            elif late:
-                size = index + 1
-                self._overdue[due] = Breach(promise=promise, indices=(index,), size_min=size, size_max=size)
+        for due, promises in list(self._waiting.items()):
+            late = [each for each in promises.values() if at_ms > each.body.covered_by_ms]
+            if due <= index:
+                self._forget(due)
+                if before is not None and before < due < index:
+                    for promise in late:
+                        self._break(Breach(promise=promise, indices=(before, index), size_min=index + 1))
+                continue
+            size = index + 1
+            for promise in late:
+                breach = Breach(promise=promise, indices=(index,), size_min=size, size_max=size)
+                self._overdue[due, promise.body.entry] = breach
+
+    def _forget(self, index: int, entry: EntryId | None = None) -> None:
+        """What is promised for that place, or that entry there."""
+        here = self._waiting[index]
+        for name in list(here) if entry is None else [entry]:
+            del here[name]
+            self._overdue.pop((index, name), None)
+        if not here:
+            del self._waiting[index]
 
     def _break(self, breach: Breach) -> None:
         if len(self._broken) < BROKEN_MAX:

@@ -1,4 +1,4 @@
-"""How a run ends: passed, without progress, not the same twice, or in breach of what a checker watches."""
+"""How a run ends: passed, without progress, in two histories, or in breach of what a checker watches."""
 
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ class NoProgress(Value):
 
 
 class Diverged(Value):
-    """The same seed gave another history."""
+    """What must agree does not: the same seed gave two histories, or honest mirrors made two states of one log."""
 
     first: str
     second: str

@@ -107,3 +107,36 @@ def test_an_entry_may_be_here_before_its_promise():
             for one in shown
         ]
         assert [judge(each).fault for each in made] == faults
+
+
+def test_of_two_entries_that_are_promised_one_place_one_is_displaced():
+    """Whichever comes first, and whichever stands there in the end."""
+    log, other = honest(), honest()
+    index = pay(log)
+    pay(other, 5)
+    log.mark(NOW + 2)
+    both = [promise(each, index, NOW + 5_000) for each in (log, other)]
+    assert watched(log, both) == watched(log, both[::-1]) == ["promise_displaced"]
+
+
+def test_a_second_promise_of_an_entry_takes_nothing_back():
+    """The earlier deadline holds, be it said first or last."""
+    log = honest()
+    index = pay(log)
+    log.mark(NOW + 5_001)
+    both = [promise(log, index, NOW + within_ms) for within_ms in (5_000, 9_000)]
+    assert watched(log, both) == watched(log, both[::-1]) == ["promise_late"]
+
+
+def test_the_operator_own_entries_cover_nothing():
+    """Until a mark does, a promise is taken though the operator wrote after its place."""
+    log, other = honest(), honest()
+    index = pay(log)
+    pay(other, 5)
+    other.add(OPERATOR, Transfer(to=RIVAL.account, amount_micro=1))
+    watch = Promises()
+    for place, leaf in enumerate(other.leaves):
+        entry = check(open_entry(leaf))
+        watch.applied(place, entry.id, entry.account, entry.body, OPERATOR.account)
+    watch.promised(promise(log, index, NOW + 5_000))
+    assert [each.indices for each in watch.covered(len(other.leaves))] == [(index,)]

@@ -55,11 +55,17 @@ LOG = Signer(ORIGIN, OPERATOR).verifier
 class LyingLog:
     """An orderer that signs whatever it is told to. ``state`` follows as long as its entries do."""
 
-    def __init__(self, leaves: Sequence[bytes] = (), signer: KeyPair = OPERATOR, origin: str = ORIGIN) -> None:
+    def __init__(
+        self,
+        leaves: Sequence[bytes] = (),
+        signer: KeyPair = OPERATOR,
+        origin: str = ORIGIN,
+        rules: type[State] = State,
+    ) -> None:
         self.leaves: list[bytes] = []
         self.forged = False
         self.signer = Signer(origin, signer)
-        self.state = State(REGISTRY)
+        self.state = rules(REGISTRY)
         for leaf in leaves:
             self.add_leaf(leaf)
 
@@ -72,7 +78,7 @@ class LyingLog:
 
     def fork(self, size: int | None = None) -> "LyingLog":
         """Another log under the same name and key, with the same beginning."""
-        return LyingLog(self.leaves[: len(self.leaves) if size is None else size])
+        return LyingLog(self.leaves[: len(self.leaves) if size is None else size], rules=type(self.state))
 
     def entry(self, author: KeyPair, body: Body) -> bytes:
         seq, prev = self.state.chain_head(author.account)
@@ -150,9 +156,12 @@ class House:
         self.calls = 0
         self.revive()
 
+    def make(self) -> Mirror:
+        return Mirror(self.log, self.cosigner, REGISTRY, self.config)
+
     def revive(self) -> None:
         """A new life over what the disk holds."""
-        self.mirror = Mirror(self.log, self.cosigner, REGISTRY, self.config)
+        self.mirror = self.make()
         self.mirror.replay(self.disk.leaves, self.disk.kept, self.now_ms)
         self.mirror.check_replayed(self.disk.kept)
 
