@@ -22,8 +22,8 @@ class TransportLimits(Value):
     """Requests in flight to one peer, and from one peer."""
     requests_max: _Positive = 4096
     """Requests being answered at once for all peers: keys are free, so a bound per peer is none."""
-    streams_per_peer_max: _Positive = 128
-    """Open streams to one peer, and from one peer."""
+    streams_per_peer_max: _Positive = 512
+    """Open streams to one peer, and from one peer: a gateway may fill all sequences of a large engine."""
     streams_max: _Positive = 4096
     """Streams being served at once for all peers."""
     outbox_bytes_max: _Positive = 1 << 20
