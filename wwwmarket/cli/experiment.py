@@ -154,16 +154,20 @@ def _column(rows: "Sequence[Row]") -> str:
 
 
 def _tables(rows: "Sequence[Row]") -> str:
-    from wwwmarket.simulator import report
+    from wwwmarket.simulator import comparison, report
 
-    parts: list[str] = []
-    for (setting, nodes), own in _groups(rows).items():
+    groups = _groups(rows)
+    named = [(f"{setting}, {nodes} nodes", own) for (setting, nodes), own in groups.items()]
+    parts = ["## The market beside central scheduling and beside nodes alone\n", comparison.summary_table(named)]
+    for (setting, nodes), own in groups.items():
         column = _column(own)
         first = [row for row in own if row.slo == own[0].slo]
         parts += [
             f"## {setting}, {nodes} nodes\n",
             f"Requests in time (%), by {column}:\n",
             report.attainment_table(own, column),
+            "In time, the market less its rivals seed by seed, in points (* where the interval holds no 0):\n",
+            comparison.differences_table(own, column),
             "Mean latency (s):\n",
             report.latency_table(first, "load"),
             "Messages per request:\n",

@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import mean, stdev
+from typing import Final
 
 from wwwmarket.domain.shape import Value
 from wwwmarket.simulator.run import BOUND, Run, Served
 from wwwmarket.simulator.scenario import Built
+
+_STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+"""Quantiles at 0.975 of Student's distribution by degrees of freedom from 1 (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 
 
 class Row(Value):
@@ -80,8 +84,12 @@ def _percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval (normal; 0 for a single value)."""
-    return mean(values), 1.96 * stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    """Mean, and half the width of its 95 % interval (Student's; 0 for a single value)."""
+    count = len(values)
+    if count < 2:
+        return mean(values), 0.0
+    quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 1.96
+    return mean(values), quantile * stdev(values) / sqrt(count)
 
 
 def attainment_table(measured: Sequence[Row], column: str) -> str:
