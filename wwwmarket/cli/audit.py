@@ -10,9 +10,10 @@ from typing import Annotated, Final, NoReturn
 import msgspec
 import typer
 
-from wwwmarket.adapters.log_reader import FolderLog, HttpLog, open_log
+from wwwmarket.adapters.log_reader import FolderLog, HttpLog
 from wwwmarket.cli.auditing import Resumption, Watch, audit_once, cores, opening, told
 from wwwmarket.cli.client import GatewayClient
+from wwwmarket.cli.copies import ComparedSource, Copies, open_first
 from wwwmarket.cli.evidence import judge_file
 from wwwmarket.cli.options import Json, option
 from wwwmarket.cli.output import emit, fail, say
@@ -34,19 +35,25 @@ ASKED_ACCOUNTS_MAX: Final = 256
 AHEAD_S_MAX: Final = 30.0
 """How long the log may take to cover what the node said beyond it; six times what operators promise."""
 AHEAD_POLL_S: Final = 0.5
+EVIDENCE_FOLDER: Final = Path("evidence")
 _COULD_NOT_RUN: Final = 2
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints. Where ``key_from`` is the source itself, only consistency is proven, and not whose log
-    it is. ``resume_sha256`` is that of what was put aside.
+    it is. ``resume_sha256`` is that of what was put aside. ``compared`` are the other sources that were named.
     """
 
     source: str
     key: str
     key_from: str
     report: Report
+    compared: tuple[ComparedSource, ...] = ()
     resume_sha256: str | None = None
+
+    @property
+    def out_of_reach(self) -> int:
+        return sum(each.verdict == "out_of_reach" for each in self.compared)
 
 
 class _ClaimedBalance(msgspec.Struct, frozen=True):
@@ -55,9 +62,12 @@ class _ClaimedBalance(msgspec.Struct, frozen=True):
 
 
 def audit(  # noqa: PLR0913 - each is a choice about the audit
-    source: Annotated[
-        str | None,
-        typer.Argument(metavar="DIR|URL", help="A folder of 'ledger export', or a node's or mirror's address."),
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DIR|URL...",
+            help="A folder of 'ledger export', or a node's or mirror's address; others are held against the first.",
+        ),
     ] = None,
     *,
     vkey: Annotated[
@@ -84,6 +94,9 @@ def audit(  # noqa: PLR0913 - each is a choice about the audit
         bool, typer.Option("--watch", help="Go on as the log grows, until something is found or Ctrl-C.")
     ] = False,
     poll_s: Annotated[float, typer.Option("--poll-s", help="How often --watch looks.", min=0.05, max=3_600)] = 2.0,
+    evidence_dir: Annotated[
+        Path, option("--evidence-dir", "Where a split view's evidence is kept.", metavar="DIR")
+    ] = EVIDENCE_FOLDER,
     processes: Annotated[
         int, option("--processes", "That verify signatures; 0: one for each core.", min=0, max=256)
     ] = 0,
@@ -91,7 +104,11 @@ def audit(  # noqa: PLR0913 - each is a choice about the audit
 ) -> None:
     """Check a whole log: signatures, tree, contracts replayed, awards and payments recomputed, credits conserved.
 
-    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run. With --watch it leaves when
+    Of several sources the first that is there is audited. Each other one's checkpoint is held against it: one tree has
+    to be the beginning of the other, or the two views are kept as evidence against whoever signed both.
+
+    Leaves with 0 when every check passes, 1 with findings, 2 when the audit could not run, or a source
+    that was named is out of reach. With --watch it leaves when
     there is something to say: 1 with the first finding, 2 when the log is out of reach. With --evidence one record is
     judged, from itself alone: 1 when it proves the fault, 0 when it proves nothing, 2 when it cannot be read.
 
@@ -101,21 +118,24 @@ def audit(  # noqa: PLR0913 - each is a choice about the audit
     \b
       wwwmarket audit http://127.0.0.1:8080 --watch --resume market.audit
       wwwmarket audit http://127.0.0.1:8080
+      wwwmarket audit http://127.0.0.1:8080 http://127.0.0.1:8091 http://127.0.0.1:8092
       wwwmarket audit ./log --vkey market.example/log+1a2b3c4d+AQ…
       wwwmarket audit ./log --json | jq .report.verdict
       wwwmarket audit --evidence ./evidence.json
     """  # noqa: D301 - \b keeps the examples' lines
     if evidence is not None:
-        if source is not None or vkey is not None or expect_balance or resume is not None or watch:
+        if sources or vkey is not None or expect_balance or resume is not None or watch:
             raise typer.BadParameter("evidence is judged alone, without a log", param_hint="--evidence")
         judge_file(evidence, json=json)
         return
-    if source is None:
+    if not sources:
         raise typer.BadParameter("name a log's folder or address, or --evidence", param_hint="DIR|URL")
     try:
         claims = [_parse_expectation(text) for text in expect_balance or ()]
+        source, opened, others = open_first(sources)
         with (
-            closing(open_log(source)) as log,
+            closing(opened) as log,
+            closing(Copies(others, evidence_dir)) as copies,
             opening(processes or cores()) as opener,
             progress("Auditing") as tell,
         ):
@@ -123,13 +143,21 @@ def audit(  # noqa: PLR0913 - each is a choice about the audit
             resumption = Resumption(resume, resume_sha256)
             auditor = resumption.begin(Registry.load(), key)
             if watch:
-                _watch(Watch(auditor, log, opener, resumption), tell, poll_s)
+                _watch(Watch(auditor, log, opener, resumption, copies), tell, poll_s)
             else:
                 audit_once(auditor, log, opener, tell)
+                copies.compare(auditor, log)
                 resumption.keep(auditor)
                 _hear_claims(auditor, log, claims, tell)
         report = auditor.report()
-        done = Audit(source=source, key=key.text, key_from=key_from, report=report, resume_sha256=resumption.digest)
+        done = Audit(
+            source=source,
+            key=key.text,
+            key_from=key_from,
+            report=report,
+            compared=copies.told,
+            resume_sha256=resumption.digest,
+        )
     except Refusal as refusal:
         _could_not(refusal.message)
     except OSError as error:
@@ -140,8 +168,14 @@ def audit(  # noqa: PLR0913 - each is a choice about the audit
         _print(done)
     if watch and report.findings:
         say(told(report.findings[0]))
-    if report.violations:
+    _leave(done)
+
+
+def _leave(done: Audit) -> None:
+    if done.report.violations:
         raise typer.Exit(1)
+    if done.out_of_reach:
+        raise typer.Exit(_COULD_NOT_RUN)
 
 
 def _could_not(why: str) -> NoReturn:
@@ -248,12 +282,14 @@ def _print(done: Audit) -> None:
     emit(_summary(done), json=False)
     emit([_contract(rule, source) for rule, source in report.contracts.items()], json=False)
     emit([_check_row(each) for each in msgspec.to_builtins(report.checks)], json=False)
+    if done.compared:
+        emit([_compared_row(each) for each in done.compared], json=False)
     if report.findings:
         emit([_finding_row(each) for each in report.findings], json=False)
     left_out = report.violations + report.consequences - len(report.findings)
     if left_out:
         emit(f"{left_out} more findings are counted above and not listed.", json=False)
-    emit(_conclusion(report), json=False)
+    emit(_conclusion(done), json=False)
 
 
 def _summary(done: Audit) -> Mapping[str, object]:
@@ -293,7 +329,17 @@ def _finding_row(finding: Finding) -> Mapping[str, object]:
     }
 
 
-def _conclusion(report: Report) -> str:
+def _compared_row(compared: ComparedSource) -> Mapping[str, object]:
+    return {
+        "source": compared.source,
+        "verdict": compared.verdict.replace("_", " "),
+        "shows": compared.message,
+        "evidence": " ".join(compared.evidence),
+    }
+
+
+def _conclusion(done: Audit) -> str:
+    report = done.report
     if not report.violations:
-        return "audit: pass"
+        return f"audit: pass, but {done.out_of_reach} out of reach" if done.out_of_reach else "audit: pass"
     return f"audit: {report.violations} finding{'s' if report.violations > 1 else ''}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wwwmarket.adapters.openers import ProcessOpener
+from wwwmarket.cli.copies import Copies
 from wwwmarket.cli.output import say
 from wwwmarket.cli.progress import Tell
 from wwwmarket.domain.errors import Conflict, Malformed, Refusal, Unavailable
@@ -92,8 +93,12 @@ def audit_once(auditor: Auditor, log: Log, opener: Opener | None, tell: Tell) ->
 class Watch:
     """Follows a live log until something is found, and says so at once."""
 
-    def __init__(self, auditor: Auditor, log: Log, opener: Opener | None, resumption: Resumption) -> None:
+    def __init__(
+        self, auditor: Auditor, log: Log, opener: Opener | None, resumption: Resumption, copies: Copies | None = None
+    ) -> None:
+        """``copies`` are held against the log at each look."""
         self.auditor: Final = auditor
+        self._copies = copies
         self._log = log
         self._opener = opener
         self._resumption = resumption
@@ -116,6 +121,8 @@ class Watch:
                 return False
             if note != self._note:
                 self._follow(note, tell)
+            else:
+                self._compare()
         except Refusal as refusal:
             self._bear(refusal.message)
             return False
@@ -129,8 +136,13 @@ class Watch:
             if self.auditor.violations:
                 return
         self._note = note
+        self._compare()
         if self.auditor.size > size:
             self._resumption.keep(self.auditor)
+
+    def _compare(self) -> None:
+        if self._copies is not None:
+            self._copies.compare(self.auditor, self._log)
 
     def _bear(self, trouble: str) -> None:
         """Trouble that may pass: a log out of reach, a copy that lags. Raises Unavailable once it has lasted."""

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.audit.logs import AWARD, SIGNER, edited, log_files, story, write
+from tests.unit.audit.logs import AWARD, MARK, SIGNER, TRANSFER, edited, log_files, story, write
 from tests.unit.rules.world import CLIENT, STRANGER
 from wwwmarket import cli
+from wwwmarket.adapters import log_reader
 from wwwmarket.crypto import canonical
 from wwwmarket.domain.book import Account
 from wwwmarket.ledger.note import Cosigner, Signer
@@ -78,7 +79,7 @@ def test_json_is_the_whole_report(run, folder):
     code, out, err = run("audit", folder, "--vkey", KEY, "--json")
     told = json.loads(out)
     assert (code, err, told["report"]["verdict"], told["key"]) == (0, "", "pass", KEY)
-    assert [each["check"] for each in told["report"]["checks"]] == list(range(1, 17))
+    assert [each["check"] for each in told["report"]["checks"]] == list(range(1, 18))
 
 
 def test_another_key_finds_a_forgery(run, folder):
@@ -163,3 +164,49 @@ def test_strangers_cannot_steer_the_terminal(run, tmp_path):
     note = FILES["checkpoint"].replace(b"test.example", b"\xc2\x9b2Jexample", 1)
     _, out, err = run("audit", write({**FILES, "checkpoint": note}, tmp_path / "log"), "--vkey", KEY)
     assert "\x9b" not in out + err
+
+
+GONE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def sides(tmp_path):
+    """One log as it is shown to three: whole, its beginning, and with another ending."""
+    cut = STORY.leaves[: MARK + 1]
+    other = [*STORY.leaves[:TRANSFER], *cut[-1:]]
+    return [
+        write(log_files(leaves), tmp_path / name) for name, leaves in (("a", STORY.leaves), ("b", cut), ("c", other))
+    ]
+
+
+def test_other_sources_of_the_log_are_held_against_the_first(run, sides):
+    """One that is its beginning, or longer, agrees."""
+    whole, cut, _ = sides
+    for audited, other in ((whole, cut), (cut, whole)):
+        code, out, err = run("audit", audited, other, "--vkey", KEY)
+        assert (code, err, out.splitlines()[-1]) == (0, "", "audit: pass")
+        assert re.search(r"17\s+Other sources show the same log\s+1\s+0\s+pass", out)
+
+
+def test_a_split_view_leaves_its_evidence(run, sides, tmp_path):
+    """The command leaves with 1, and the file that it names proves the log's fault by itself."""
+    whole, cut, other = sides
+    kept = tmp_path / "kept"
+    code, out, _ = run("audit", whole, cut, other, "--vkey", KEY, "--evidence-dir", kept, "--json")
+    told = json.loads(out)
+    assert (code, [each["verdict"] for each in told["compared"]]) == (1, ["agrees", "differs"])
+    assert [each["check"] for each in told["report"]["findings"]] == [17]
+    (file,) = told["compared"][1]["evidence"]
+    code, out, _ = run("audit", "--evidence", file)
+    assert (code, f"evidence: proven: {SIGNER.verifier.name} signed trees" in out) == (1, True)
+
+
+def test_a_source_out_of_reach_is_no_pass(run, sides, monkeypatch):
+    """It is told, the others are compared all the same, and the command leaves with 2; whichever place it has."""
+    monkeypatch.setattr(log_reader, "TRIES_MAX", 1)
+    whole, cut, _ = sides
+    for named in ((whole, cut, GONE), (GONE, whole, cut)):
+        code, out, err = run("audit", *named, "--vkey", KEY)
+        assert (code, out.splitlines()[-1]) == (2, "audit: pass, but 1 out of reach")
+        assert f"{GONE} is out of reach, and not compared: " in err
+        assert re.search(r"agrees", out)

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.audit.logs import SIGNER, FilesLog, edited, log_files, long_story, write
 from tests.unit.rules.world import REGISTRY, RIVAL
 from wwwmarket import cli
-from wwwmarket.cli import auditing
+from wwwmarket.cli import auditing, copies
 from wwwmarket.cli.auditing import Resumption, Watch, told
+from wwwmarket.cli.copies import Copies
 from wwwmarket.domain.errors import Unavailable
 from wwwmarket.domain.records import Transfer
 from wwwmarket.market.audit import Auditor
@@ -182,3 +183,47 @@ def test_a_watch_is_ended_by_its_watcher(audit, monkeypatch, tmp_path):
     monkeypatch.setattr(auditing.time, "sleep", interrupt)
     code, out, _ = audit(write(log_files(LEAVES), tmp_path / "log"), "--watch")
     assert (code, out.splitlines()[-1]) == (0, "audit: pass")
+
+
+class Two(Copies):
+    """Other sources that are here already."""
+
+    def __init__(self, folder, **logs) -> None:
+        super().__init__(logs, folder)
+        self._logs = logs
+
+
+def test_a_watched_log_that_shows_others_another_history_is_an_alarm(tmp_path):
+    """At the first look that sees it, also when the watched one has nothing new; and nothing is put aside any more."""
+    live, other = Live(LEAVES[: MARKS[1]]), Live(LEAVES[: MARKS[0]])
+    kept = tmp_path / "kept"
+    resumption = Resumption(kept, None)
+    watch = Watch(resumption.begin(REGISTRY, KEY), live, None, resumption, Two(tmp_path / "evidence", other=other))
+    assert not watch.look(silent)
+    other.show(LEAVES[: MARKS[2]])
+    assert not watch.look(silent)
+    before = kept.read_bytes()
+    other.show(forged(MARKS[2], 4))
+    assert watch.look(silent)
+    live.show(LEAVES[: MARKS[3]])
+    assert watch.look(silent)
+    assert kept.read_bytes() == before
+    assert told(watch.auditor.report().findings[0]).startswith("ALARM: check 17: other: ")
+    assert len(list((tmp_path / "evidence").iterdir())) == 1
+
+
+def test_another_source_may_be_away_for_a_while(tmp_path, monkeypatch):
+    """It is told once, tried again after a while, and compared as soon as it is back."""
+    now_s = [1_000.0]
+    monkeypatch.setattr(copies.time, "monotonic", lambda: now_s[0])
+    live, other = Live(LEAVES[: MARKS[1]]), Live(LEAVES[: MARKS[1]])
+    other.trouble = Unavailable("away", retry_after_ms=1)
+    two = Two(tmp_path / "evidence", other=other)
+    watch = Watch(Auditor(REGISTRY, KEY), live, None, Resumption(None, None), two)
+    assert not watch.look(silent)
+    other.show(forged(MARKS[1], 4))
+    assert not watch.look(silent)
+    assert [each.verdict for each in two.told] == ["out_of_reach"]
+    now_s[0] += copies.TRIED_AGAIN_S
+    assert watch.look(silent)
+    assert [each.verdict for each in two.told] == ["differs"]

@@ -28,33 +28,48 @@ of the market
 13. an award is settled once, and pays what the counted tokens cost; a tab once, what was vouched for and claimed,
 14. nobody spends what it has not, and all accounts together always hold what the genesis granted,
 15. what is locked or bonded belongs to an open award or tab, or a listed offer, and none outlives its expiry,
-16. balances claimed outside of the log are those of the replay.
+16. balances claimed outside of the log are those of the replay,
+17. and other sources that were named show the same log: of two checkpoints one tree is the beginning of the other.
 
 The ids are stable. Out of scope: asks that an award knows by digest only (their signers can prove an omission), a log
-that was cut back to an older checkpoint of its own (compare with another copy), and an operator that stops marking.
+that was cut back to an older checkpoint of its own (name another source of it), and an operator that stops marking.
 """
 
 from wwwmarket.market.audit.auditor import Auditor
-from wwwmarket.market.audit.events import BalanceClaimed, BundleRead, CheckpointRead, Event, StretchRead, TileRead
+from wwwmarket.market.audit.copies import FAULTS, Copy, Shown, compare
+from wwwmarket.market.audit.events import (
+    BalanceClaimed,
+    BundleRead,
+    CheckpointRead,
+    CopyCompared,
+    Event,
+    StretchRead,
+    TileRead,
+)
 from wwwmarket.market.audit.findings import Check, CheckResult, Finding, Report
 from wwwmarket.market.audit.opening import Fault, Opener, open_bundle
 from wwwmarket.market.audit.reading import Log, follow, read_note
 
 __all__ = [
+    "FAULTS",
     "Auditor",
     "BalanceClaimed",
     "BundleRead",
     "Check",
     "CheckResult",
     "CheckpointRead",
+    "Copy",
+    "CopyCompared",
     "Event",
     "Fault",
     "Finding",
     "Log",
     "Opener",
     "Report",
+    "Shown",
     "StretchRead",
     "TileRead",
+    "compare",
     "follow",
     "open_bundle",
     "read_note",

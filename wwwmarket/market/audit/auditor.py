@@ -1,4 +1,4 @@
-"""The machine of the audit: files of a log in, findings out, a report at the end. Checks 1, 6 and 8 are its own."""
+"""The machine of the audit: files of a log in, findings out, a report at the end. Checks 1, 6, 8 and 17 are its own."""
 
 from typing import Final, assert_never
 
@@ -10,7 +10,15 @@ from wwwmarket.domain.records import Award, Genesis, Mark, Offer, Settlement, Ta
 from wwwmarket.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.note import SignatureType, VerifierKey, parse_note
 from wwwmarket.ledger.tiles import TileId
-from wwwmarket.market.audit.events import BalanceClaimed, BundleRead, CheckpointRead, Event, StretchRead, TileRead
+from wwwmarket.market.audit.events import (
+    BalanceClaimed,
+    BundleRead,
+    CheckpointRead,
+    CopyCompared,
+    Event,
+    StretchRead,
+    TileRead,
+)
 from wwwmarket.market.audit.findings import Check, Finding, Findings, Report
 from wwwmarket.market.audit.opening import Fault, open_leaf
 from wwwmarket.market.audit.replay import Replay
@@ -114,6 +122,16 @@ class Auditor:
         return self._tree.size
 
     @property
+    def note(self) -> bytes | None:
+        """The checkpoint that was read last."""
+        return self._note
+
+    @property
+    def keys(self) -> tuple[VerifierKey, ...]:
+        """Those that the log has had by its entries, the one in force last; of no entries, the one that was given."""
+        return tuple(self._keys) or (self._log,)
+
+    @property
     def target(self) -> int:
         """How many entries the checkpoint covers; what is being audited ends there."""
         return self._checkpoint.size if self._checkpoint else 0
@@ -147,6 +165,8 @@ class Auditor:
                 self._close_stretch()
             case BalanceClaimed():
                 self._hear(event)
+            case CopyCompared():
+                self._compare(event)
             case _:
                 assert_never(event)
         return self._findings.since(known)
@@ -250,6 +270,11 @@ class Auditor:
         self._check_key()
         if self.size and self.size == self.target:
             self._replay.end(self.size - 1)
+
+    def _compare(self, compared: CopyCompared) -> None:
+        self._findings.examine(Check.COPIES)
+        if compared.fault is not None:
+            self._findings.add(Check.COPIES, f"{compared.source}: {compared.fault}")
 
     def _hear(self, claim: BalanceClaimed) -> None:
         if not self._replay.stopped:

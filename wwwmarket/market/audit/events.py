@@ -45,4 +45,11 @@ class BalanceClaimed(Value):
     bonded_micro: MicroCredits | None = None
 
 
-Event: TypeAlias = CheckpointRead | BundleRead | TileRead | StretchRead | BalanceClaimed
+class CopyCompared(Value):
+    """Another source was held against this log (``copies.compare``); ``fault`` None: it shows the same one."""
+
+    source: str
+    fault: str | None
+
+
+Event: TypeAlias = CheckpointRead | BundleRead | TileRead | StretchRead | BalanceClaimed | CopyCompared

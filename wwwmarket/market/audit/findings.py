@@ -36,6 +36,7 @@ class Check(IntEnum):
     CONSERVED = 14
     EXPIRY = 15
     BALANCES = 16
+    COPIES = 17
 
 
 TITLES: Final = {
@@ -55,6 +56,7 @@ TITLES: Final = {
     Check.CONSERVED: "Credits are conserved, and nobody overspends",
     Check.EXPIRY: "Nothing stays locked past its expiry",
     Check.BALANCES: "Balances claimed are those of the replay",
+    Check.COPIES: "Other sources show the same log",
 }
 
 
