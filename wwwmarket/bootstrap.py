@@ -30,7 +30,7 @@ from wwwmarket.crypto.digest import tagged
 from wwwmarket.crypto.sealing import SealingPair
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.dispatch.fitting import Fit
-from wwwmarket.dispatch.prediction import LearntLatency
+from wwwmarket.dispatch.prediction import CalibratedLatency, LearningModel, LearntLatency
 from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Refusal, Unavailable
@@ -403,7 +403,7 @@ async def open_engine(offer: OfferSettings, measure: Measure | None = None) -> A
         seed=offer.seed,
     )
 
-    def guess(description: EngineDescription, served: ServedModel, fit: Fit | None) -> LearntLatency:
+    def guess(description: EngineDescription, served: ServedModel, fit: Fit | None) -> LearningModel:
         return _latency(description, served, offer.slo, capacity, fit)
 
     async with open_engines(terms, guess, measure) as opened:
@@ -515,24 +515,19 @@ async def _submit(node: Node, due: Settlement) -> None:
 
 def _latency(
     description: EngineDescription, served: ServedModel, slo: Slo, capacity: Capacity, fit: Fit | None
-) -> LearntLatency:
+) -> LearningModel:
     """Begin with what was measured, else with the table where the engine is in it, else with the promise; all learn."""
     hardware = (description.gpu_class, served.name)
+    slots = description.sequences_max or capacity.sequences
     kv_tokens_max = description.kv_tokens_max or max(
         served.context_tokens, _KV_TOKENS_PER_SEQUENCE * capacity.sequences
     )
+    limits = EngineLimits(kv_tokens_max=kv_tokens_max, sequences_max=slots, batch_tokens_max=max(2048, slots))
     if fit is not None:
-        return fit.latency(
-            EngineLimits(
-                kv_tokens_max=kv_tokens_max,
-                sequences_max=description.sequences_max or capacity.sequences,
-                batch_tokens_max=max(2048, capacity.sequences),
-            )
-        )
+        return fit.latency(limits)
     try:
-        model = step_time_model(*hardware, precision=served.precision)
-        sequences_max = min(capacity.sequences, description.sequences_max or capacity.sequences)
-        limits = limits_for(*hardware, precision=served.precision, sequences_max=sequences_max)
+        table = step_time_model(*hardware, precision=served.precision)
+        known = limits_for(*hardware, precision=served.precision, sequences_max=min(capacity.sequences, slots))
     except Refusal:
-        return LearntLatency.from_promise(slo, capacity, kv_tokens_max=kv_tokens_max)
-    return LearntLatency.from_step_time(model, limits)
+        return LearntLatency.from_promise(slo, limits)
+    return CalibratedLatency(table=table, limits=known)

@@ -1,9 +1,10 @@
 """When a request would have its first token and its last, on an engine as it is now.
 
 Both kinds of engine are predicted in the same way, by playing the known work forward (``foresight``, or a
-``BatchingEngine`` where its KV cache would run out): one with a row in the table from its formula, any other from a
-formula of the same form whose constants are learnt online from what was observed, beginning with what the offer
-promises. What leaves this module is integer milliseconds, rounded up.
+``BatchingEngine`` where its KV cache would run out): one with a row in the table from its formula, of which a factor is
+learnt online from what was observed; any other from a formula of the same form whose constants are all learnt,
+beginning with what was measured or what the offer promises. What leaves this module is integer milliseconds, rounded
+up.
 """
 
 from math import ceil
@@ -14,7 +15,6 @@ from wwwmarket.dispatch.foresight import Part, foresee
 from wwwmarket.dispatch.step_time import EngineLimits, StepTimeModel
 from wwwmarket.domain.errors import TooLarge
 from wwwmarket.domain.quantity import MicroCredits, Millis, Slo, Tokens
-from wwwmarket.domain.records import Capacity
 from wwwmarket.domain.shape import Value
 
 GRAINS: Final = 12
@@ -31,6 +31,10 @@ VARIANCE_MAX: Final = 100.0
 """Above it nothing is forgotten: keeps the variance from winding up while nothing new is seen."""
 COEFFICIENT_MIN: Final = 0.01
 """Of the prior: nothing is ever predicted to be free."""
+CALIBRATING_TOKENS: Final = 16
+"""Shorter answers say too little of an engine's pace."""
+SMOOTHING: Final = 0.1
+"""Least weight of one answer: in the end about the last twenty count."""
 OTHERS_MAX: Final = 4_096
 """Sequences of others that are played; an engine that reports more is late enough with these."""
 
@@ -80,6 +84,20 @@ class LatencyModel(Protocol):
         ...
 
 
+class LearningModel(LatencyModel, Protocol):
+    """A model that is corrected by what it sees."""
+
+    @property
+    def limits(self) -> EngineLimits: ...
+    def step_time(self) -> StepTimeModel:
+        """As it is believed now."""
+        ...
+
+    def observe(self, seen: "Observation") -> "LearningModel":
+        """The model after one more finished request."""
+        ...
+
+
 class TableLatency(Value):
     """An engine whose step time is known."""
 
@@ -88,6 +106,31 @@ class TableLatency(Value):
 
     def predict(self, load: Load, *, input_tokens: Tokens, output_tokens: Tokens) -> Prediction:
         return _play(self.model, self.limits, load, input_tokens, max(1, output_tokens))
+
+
+class CalibratedLatency(Value):
+    """An engine with a row in the table, of which it takes ``factor`` times as long: the ratio of what was seen of
+    answers' pace to what the formula says of the same batch, smoothed. ``answers`` count, and the table as one.
+    """
+
+    table: StepTimeModel
+    limits: EngineLimits
+    factor: float = 1.0
+    answers: int = 1
+
+    def step_time(self) -> StepTimeModel:
+        return self.table.scaled(self.factor)
+
+    def predict(self, load: Load, *, input_tokens: Tokens, output_tokens: Tokens) -> Prediction:
+        return _play(self.step_time(), self.limits, load, input_tokens, max(1, output_tokens))
+
+    def observe(self, seen: "Observation") -> "CalibratedLatency":
+        if seen.output_tokens < CALIBRATING_TOKENS:
+            return self
+        said_ms = self.table.step_ms(seen.concurrency, seen.context_tokens)
+        weight = max(SMOOTHING, 1 / (self.answers + 1))
+        factor = max(COEFFICIENT_MIN, self.factor + weight * (seen.tpot_ms / said_ms - self.factor))
+        return CalibratedLatency(table=self.table, limits=self.limits, factor=factor, answers=self.answers + 1)
 
 
 class Line(Value):
@@ -129,16 +172,22 @@ class Line(Value):
 
 class Observation(Value):
     """One finished request. ``input_tokens_ahead`` were to be computed before its first token, its own included;
-    ``concurrency`` sequences, itself included, ran beside it on average. One that ``waited`` for a slot shows nothing
-    of how fast first tokens come.
+    ``concurrency`` sequences decoded together on average, itself included, with ``context_tokens`` in all. One that
+    ``waited`` for a slot shows nothing of how fast first tokens come. Milliseconds, unrounded.
     """
 
     input_tokens_ahead: Tokens
     output_tokens: Tokens
     concurrency: int
-    ttft_ms: Millis
-    finish_ms: Millis
+    ttft_ms: float
+    finish_ms: float
+    context_tokens: Tokens = 0
     waited: bool = False
+
+    @property
+    def tpot_ms(self) -> float:
+        """Per output token after the first, of which there is one at least."""
+        return max(0.0, self.finish_ms - self.ttft_ms) / (self.output_tokens - 1)
 
 
 class LearntLatency(Value):
@@ -149,26 +198,14 @@ class LearntLatency(Value):
     limits: EngineLimits
 
     @classmethod
-    def from_promise(cls, slo: Slo, capacity: Capacity, *, kv_tokens_max: Tokens) -> "LearntLatency":
-        """Begin with what the offer promises: its TTFT for a typical prompt, its TPOT when full, half of it alone."""
+    def from_promise(cls, slo: Slo, limits: EngineLimits) -> "LearntLatency":
+        """Begin with what the offer promises: its TTFT for a typical prompt, its TPOT when all slots are full, half of
+        it alone. Slots are the engine's, not the sequences on offer: some of those may have to wait for one.
+        """
         ttft_ms, tpot_ms = max(1, slo.ttft_ms), max(1, slo.tpot_ms)
-        sequences = capacity.sequences
         return cls(
             ttft=Line(intercept_unit=ttft_ms / 4, slope_unit=ttft_ms * 3 / 4 / PROMPT_TOKENS_TYPICAL),
-            tpot=Line(intercept_unit=tpot_ms / 2, slope_unit=tpot_ms / 2 / sequences),
-            limits=EngineLimits(
-                kv_tokens_max=kv_tokens_max, sequences_max=sequences, batch_tokens_max=max(2048, sequences)
-            ),
-        )
-
-    @classmethod
-    def from_step_time(cls, model: StepTimeModel, limits: EngineLimits) -> "LearntLatency":
-        """Begin with a table's row for a similar engine: its formula's tangent between 1 and 32 sequences."""
-        alone_ms = model.step_ms(1, PROMPT_TOKENS_TYPICAL)
-        crowded_ms = model.step_ms(32, 32 * PROMPT_TOKENS_TYPICAL)
-        return cls(
-            ttft=Line(intercept_unit=model.front_end_ms + alone_ms, slope_unit=model.token_ms),
-            tpot=Line(intercept_unit=alone_ms, slope_unit=(crowded_ms - alone_ms) / 31),
+            tpot=Line(intercept_unit=tpot_ms / 2, slope_unit=tpot_ms / 2 / limits.sequences_max),
             limits=limits,
         )
 
@@ -176,8 +213,7 @@ class LearntLatency(Value):
         """The model after one more finished request."""
         tpot = self.tpot
         if seen.output_tokens > 1:
-            tpot_ms = max(0, seen.finish_ms - seen.ttft_ms) / (seen.output_tokens - 1)
-            tpot = tpot.observe(max(1, seen.concurrency), tpot_ms)
+            tpot = tpot.observe(max(1, seen.concurrency), seen.tpot_ms)
         ttft = self.ttft if seen.waited else self.ttft.observe(seen.input_tokens_ahead, seen.ttft_ms)
         return LearntLatency(ttft=ttft, tpot=tpot, limits=self.limits)
 

@@ -83,6 +83,19 @@ class StepTimeModel(Value):
             + self.prefill_ms_per_token2 * squares
         )
 
+    def scaled(self, factor: float) -> "StepTimeModel":
+        """An engine so many times slower."""
+        return StepTimeModel(
+            step_ms_fixed=self.step_ms_fixed * factor,
+            sequence_ms=self.sequence_ms * factor,
+            weights_ms=self.weights_ms * factor,
+            blend=self.blend,
+            token_ms=self.token_ms * factor,
+            kv_token_ms=self.kv_token_ms * factor,
+            prefill_ms_per_token2=self.prefill_ms_per_token2 * factor,
+            front_end_ms=self.front_end_ms * factor,
+        )
+
     def decode_ms(self, steps: int, sequences: int, context_tokens: int) -> float:
         """Duration of ``steps`` decode steps in a row, whose contexts grow by one token each step."""
         grown = sequences * (steps - 1) / 2

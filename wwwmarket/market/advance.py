@@ -1,13 +1,14 @@
 """Who may have work done in advance of the ledger's promise, and how much: an award costs its signer nothing until it
 is submitted, and a slot held for one that never will be is lost to everybody else.
 
-It promises that whoever is refused an advance loses only time: the award waits for its promise, and holds nothing until
-then. It does not know how promises travel, nor what an execution is.
+It promises that whoever is refused an advance loses only time: the award waits at the door for its promise, and holds
+nothing until then. It does not know how promises travel, nor what an execution is.
 """
 
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from wwwmarket.domain.errors import Exhausted
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 
@@ -24,6 +25,9 @@ most.
 """
 REMEMBERED_MAX: Final = 4_096
 """Accounts that let this provider down; the oldest are forgotten first."""
+WAITING_MAX: Final = 64
+"""Awards at the door, each with its request in memory."""
+_RETRY_MS: Final = 1_000
 
 
 class _Advance(NamedTuple):
@@ -42,6 +46,7 @@ class Advances:
     def __init__(self) -> None:
         self._open: dict[EntryId, _Advance] = {}
         self._broken: OrderedDict[AccountId, _Broken] = OrderedDict()
+        self._waiting: set[EntryId] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -69,6 +74,23 @@ class Advances:
         if sum(advance.locked_micro for advance in own) + locked_micro > available_micro:
             return False
         return len(own) < max(1, sequences // CLIENT_SHARE) and len(self._open) < max(1, sequences // ALL_SHARE)
+
+    def wait(self, award: EntryId, *, sequences: Count) -> None:
+        """An award that may not begin is at the door, until it leaves.
+
+        Raises:
+            Exhausted: too many are.
+        """
+        if len(self._waiting) >= min(WAITING_MAX, sequences):
+            raise Exhausted("too many awards wait for the ledger's promise", retry_after_ms=_RETRY_MS)
+        self._waiting.add(award)
+
+    def is_waiting(self, award: EntryId) -> bool:
+        return award in self._waiting
+
+    def leave(self, award: EntryId) -> None:
+        """Its promise has come, or will not come."""
+        self._waiting.discard(award)
 
     def begun(self, award: EntryId, client: AccountId, locked_micro: MicroCredits) -> None:
         self._open[award] = _Advance(client, locked_micro)

@@ -36,10 +36,6 @@ from wwwmarket.ports.transport import Stream
 
 _log = logging.getLogger("wwwmarket.selling")
 
-WAITING_MAX: Final = 64
-"""Awards that wait for the ledger's promise before they get a slot, each with its request in memory."""
-_WAITING_RETRY_MS: Final = 1_000
-
 
 class Selling:
     def __init__(self, desk: Desk) -> None:
@@ -48,7 +44,6 @@ class Selling:
         self._changed = asyncio.Event()
         self._free = Free()
         self.advances: Final = Advances()
-        self._waiting = 0
 
     @property
     def desk(self) -> Desk:
@@ -143,7 +138,7 @@ class Selling:
         try:
             terms = self._take(award)
             if not serving.promised and not self._in_advance(award, terms):
-                await self._at_the_door(serving, award, terms)
+                await self._at_the_door(serving, entry.id, award, terms)
         except (Exhausted, Stale) as refusal:
             await self._turn_away(stream, channel, entry.id, award, refusal)
         else:
@@ -163,15 +158,13 @@ class Selling:
             now_ms=self._desk.clock.now_ms(),
         )
 
-    async def _at_the_door(self, serving: Serving, award: Award, terms: Offer) -> None:
+    async def _at_the_door(self, serving: Serving, name: EntryId, award: Award, terms: Offer) -> None:
         """Wait for the promise without a slot. Raises Exhausted where too many wait, or no slot is free any more."""
-        if self._waiting >= min(WAITING_MAX, terms.capacity.sequences):
-            raise Exhausted("too many awards wait for the ledger's promise", retry_after_ms=_WAITING_RETRY_MS)
-        self._waiting += 1
+        self.advances.wait(name, sequences=terms.capacity.sequences)
         try:
             await serving.wait()
         finally:
-            self._waiting -= 1
+            self.advances.leave(name)
         self._take(award)
 
     def _recognise(self, entry: VerifiedEntry, award: Award, promise: Signed[Inclusion] | None) -> None:

@@ -77,7 +77,6 @@ class Serving:
         self._engine_task: asyncio.Task[None] | None = None
         self._receipt_seen = asyncio.Event()
         self._piece_due_ms = 0.0
-        self._output_tokens: int | None = None
         self._first: execution.Ordered | None = None
         self._span: Span | None = None
         self._has_token = False
@@ -147,7 +146,7 @@ class Serving:
         try:
             yield
         finally:
-            self._desk.forecasting.ended(self._id, self._output_tokens)
+            self._desk.forecasting.ended(self._id, None)
             self._desk.seller.step(offer.ExecutionEnded())
             on_ledger, now_ms = self._desk.open_award(self._id) is not None, self._desk.clock.now_ms()
             self._books.advances.ended(self._id, on_ledger=on_ledger, now_ms=now_ms)
@@ -298,7 +297,8 @@ class Serving:
                         case ResponseFinished():
                             finished, ended_by = True, None
                             span.tell({"gen_ai.usage.output_tokens": said.usage.output_tokens})
-                            self._output_tokens = said.usage.output_tokens
+                            # now, and not with the attestation: that may wait for the ledger's promise
+                            self._desk.forecasting.ended(self._id, said.usage.output_tokens)
                             await put(execution.EngineFinished(at_ms=now_ms(), usage=said.usage))
         except EngineRefused as refused:
             ended_by = refused.code

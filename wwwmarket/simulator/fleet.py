@@ -37,7 +37,7 @@ class NodeSpec(Value):
 
     def step_time(self) -> StepTimeModel:
         known = step_time_model(self.gpu, self.model, precision=self.precision, tensor_parallel=self.tensor_parallel)
-        return scaled(known, self.slowdown)
+        return known.scaled(self.slowdown)
 
     def limits(self) -> EngineLimits:
         return limits_for(
@@ -47,20 +47,6 @@ class NodeSpec(Value):
             tensor_parallel=self.tensor_parallel,
             sequences_max=self.slots,
         )
-
-
-def scaled(model: StepTimeModel, factor: float) -> StepTimeModel:
-    """An engine so many times slower."""
-    return StepTimeModel(
-        step_ms_fixed=model.step_ms_fixed * factor,
-        sequence_ms=model.sequence_ms * factor,
-        weights_ms=model.weights_ms * factor,
-        blend=model.blend,
-        token_ms=model.token_ms * factor,
-        kv_token_ms=model.kv_token_ms * factor,
-        prefill_ms_per_token2=model.prefill_ms_per_token2 * factor,
-        front_end_ms=model.front_end_ms * factor,
-    )
 
 
 class Mix(NamedTuple):

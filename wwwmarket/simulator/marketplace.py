@@ -330,15 +330,15 @@ class Purchase:
             case award.ArmFirstToken():
                 self._arm(effect)
             case award.ForwardPromise():
-                terms, provider, index = self._awards[effect.award]
+                _, provider, index = self._awards[effect.award]
                 promise = self._market.notary.verify(effect.inclusion)
-                self._send(index, provider.promised, effect.award, promise, terms)
+                self._send(index, provider.promised, effect.award, promise)
             case award.Deliver():
                 self._trip.first_us = self._trip.first_us or self._world.loop.now_us
             case award.Abandon() | award.Cancel():
-                terms, provider, index = self._awards[effect.award]
+                _, provider, index = self._awards[effect.award]
                 self._market.forget(effect.award)
-                self._send(index, provider.cancel, effect.award, terms)
+                self._send(index, provider.cancel, effect.award)
             case award.Settle():
                 self._settle(effect)
             case award.Finish():

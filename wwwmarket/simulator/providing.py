@@ -1,29 +1,27 @@
 """A provider of the simulated market: the product's seller, executor and claims on an engine twin.
 
-What it knows of its engine is what a live one knows: its own work in hand, tokens out so far, and a step-time model
-that is a little wrong. Real signatures throughout; a record that was verified once in this process is not verified
-again (``Notary``), which cannot change any answer.
+What it knows of its engine is what a live one knows, kept by the same code (``dispatch.knowledge``). Real signatures
+throughout; a record that was verified once in this process is not verified again (``Notary``), which cannot change any
+answer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from wwwmarket.crypto.digest import digest
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, verify
-from wwwmarket.dispatch.burden import burden
-from wwwmarket.dispatch.occupancy import Occupancy
-from wwwmarket.dispatch.prediction import Load, TableLatency, Work
-from wwwmarket.dispatch.remaining_length import RemainingLengths
-from wwwmarket.domain.errors import Refusal, TooLarge
+from wwwmarket.dispatch import knowledge
+from wwwmarket.dispatch.knowledge import Knowledge
+from wwwmarket.dispatch.prediction import CalibratedLatency
+from wwwmarket.domain.errors import Exhausted, Refusal
 from wwwmarket.domain.identity import EntryId, NodeId, SealingKey
 from wwwmarket.domain.model import EngineFingerprint, Model
 from wwwmarket.domain.quantity import Prices, Slo, Usage
 from wwwmarket.domain.records import Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise, Settlement, Signed
 from wwwmarket.domain.shape import Record
 from wwwmarket.market import execution, offer, policy, settlement
+from wwwmarket.market.advance import Advances
 from wwwmarket.simulator.books import ORIGIN, Books
-from wwwmarket.simulator.engines import Seen
 from wwwmarket.simulator.events import EPOCH_MS
 from wwwmarket.simulator.world import NodeTwin, World
 
@@ -41,8 +39,6 @@ LIST_PRICE: Final = Prices(
 COST_PPM: Final = 500_000
 """A truthful provider asks this share of its list price when idle: its cost."""
 GREEDY_PPM: Final = 800_000
-CALIBRATING_TOKENS: Final = 16
-SMOOTHING: Final = 0.1
 PROMISES: Final = {"over-promising": 0.5, "under-promising": 2.0}
 REQUEST: Final = b"{}"
 SALT: Final = b"\x00" * 32
@@ -65,106 +61,80 @@ class Notary:
         return known
 
 
-class Knowledge:
-    """What a provider knows of its engine: implements ``market.offer.Forecaster``.
+class Forecasting:
+    """What a provider knows of its engine (``dispatch.knowledge``), told by an engine twin. Implements
+    ``market.offer.Forecaster``.
 
-    Its step-time model starts a little wrong and is corrected as a live node corrects its own, by what was observed:
-    the ratio of a finished request's time to what the model says of the same batch, smoothed over about twenty.
+    A twin does not say every token when it comes, so they are counted when somebody asks: as many as have come out by
+    then. Its model is its table's row, a little wrong, and corrected as live nodes correct theirs.
     """
 
     def __init__(self, world: World, node: NodeTwin) -> None:
-        setup = world.setup
         self._loop = world.loop
-        self._node = node
-        self._model = node.believed
-        self._speed = 1.0
+        self._engine = node.engine
         self._promise = PROMISES.get(node.character, 1.0)
-        self._lengths = RemainingLengths()
-        self._prior, self._longest = setup.output_tokens_prior, setup.output_tokens_max
-        self._jobs: dict[int, _Job] = {}
-        self._occupancy = Occupancy()
+        self._knowledge: Knowledge[int] = Knowledge(CalibratedLatency(table=node.believed, limits=node.engine.limits))
+        self._produced: dict[int, int] = {}
 
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> offer.Forecast | None:
-        work = tuple(
-            Work(
-                input_tokens_left=seen.input_left,
-                output_tokens_left=self._left(seen, output_tokens),
-                context_tokens=seen.context,
-                time_value_micro_per_s=self._value(seen),
-            )
-            for seen in self._node.engine.snapshot()
-        )
-        hold = Work(input_tokens_left=input_tokens, output_tokens_left=output_tokens)
-        holds, usual = (hold,) * held, self._occupancy.sequences
-        load = Load(running=0, waiting=len(work), work=work, holds=holds, usual=usual)
-        table = TableLatency(model=self._model, limits=self._node.engine.limits)
-        try:
-            predicted = table.predict(load, input_tokens=input_tokens, output_tokens=output_tokens)
-        except TooLarge:
+        self._count()
+        seen = self._knowledge.forecast(input_tokens=input_tokens, output_tokens=output_tokens, held=held)
+        if seen is None:
             return None
-        factor = self._promise * self._speed
-        slower = burden(self._model, table.limits, load, input_tokens=input_tokens, output_tokens=output_tokens)
         return offer.Forecast(
-            ttft_ms=round(predicted.ttft_ms * factor),
-            finish_ms=round(predicted.finish_ms * factor),
-            burden_micro=round(slower * self._speed),
+            ttft_ms=round(seen.ttft_ms * self._promise),
+            finish_ms=round(seen.finish_ms * self._promise),
+            burden_micro=seen.burden_micro,
         )
 
-    def _value(self, seen: Seen) -> int:
-        job = self._jobs.get(seen.key)
-        return 0 if job is None else job.time_value_micro_per_s
+    def started(self, key: int, bid: Bid) -> None:
+        request = knowledge.Request(
+            input_tokens=bid.input_tokens,
+            output_tokens=bid.expected_output_tokens,
+            output_tokens_max=bid.max_output_tokens,
+            time_value_micro_per_s=bid.time_value_micro_per_s,
+        )
+        self._produced[key] = 0
+        self._knowledge.started(key, request, self._now_ms)
 
-    def _left(self, seen: Seen, otherwise: int) -> int:
-        job = self._jobs.get(seen.key)
-        expected = otherwise if job is None else job.expected
-        return self._lengths.left(seen.produced, expected=expected, prior=self._prior, longest=self._longest)
-
-    def started(self, key: int, expected: int, time_value_micro_per_s: int) -> None:
-        self._jobs[key] = _Job(expected, time_value_micro_per_s)
-        self._occupancy.arrived(len(self._jobs))
-
-    def said(self, key: int) -> None:
+    def first(self, key: int) -> None:
         """The first token is out."""
-        job = self._jobs[key]
-        job.first_us = self._loop.now_us
-        job.batch, job.context = self._batch()
+        self._count()
+        self._hear(key, 1)
 
     def ended(self, key: int, output_tokens: int | None) -> None:
         """It is over; ``output_tokens`` where it ran to its end, so that it can be learnt from."""
-        job = self._jobs.pop(key, None)
-        if job is None or output_tokens is None:
-            return
-        self._lengths.observe(output_tokens)
-        if job.first_us is None or output_tokens < CALIBRATING_TOKENS:
-            return
-        batch, context = self._batch()
-        step_ms = (self._loop.now_us - job.first_us) / 1_000 / (output_tokens - 1)
-        said_ms = self._model.step_ms((batch + 1 + job.batch) // 2, (context + job.context) // 2)
-        self._speed += SMOOTHING * (step_ms / said_ms - self._speed)
+        self._count()
+        self._hear(key, output_tokens or 0)
+        self._produced.pop(key, None)
+        self._knowledge.ended(key, output_tokens, self._now_ms)
 
-    def _batch(self) -> tuple[int, int]:
-        running = [seen.context for seen in self._node.engine.snapshot() if seen.produced]
-        return max(1, len(running)), sum(running)
+    @property
+    def _now_ms(self) -> float:
+        return self._loop.now_us / 1_000
 
+    def _count(self) -> None:
+        for seen in self._engine.snapshot():
+            self._hear(seen.key, seen.produced)
 
-@dataclass(slots=True)
-class _Job:
-    expected: int
-    time_value_micro_per_s: int
-    first_us: int | None = None
-    batch: int = 1
-    context: int = 0
+    def _hear(self, key: int, produced: int) -> None:
+        more = produced - self._produced.get(key, produced)
+        if more > 0:
+            self._produced[key] = produced
+            self._knowledge.said(key, more, self._now_ms)
 
 
 class Execution:
-    """One award at its provider: the executor and who listens to it."""
+    """One award at its provider: the executor, once it has begun, and who listens to it."""
 
     def __init__(
-        self, award: EntryId, machine: execution.Executor, listener: Callable[[execution.Effect], None]
+        self, award: EntryId, terms: Award, output_tokens: int, listener: Callable[[execution.Effect], None]
     ) -> None:
         self.award = award
-        self.machine = machine
+        self.terms = terms
+        self.output_tokens = output_tokens
         self.listener = listener
+        self.machine: execution.Executor | None = None
         self.engine_key: int | None = None
         self.ended = False
 
@@ -177,7 +147,7 @@ class Provider:
         self.key = key
         self._chain = books.chain(key)
         setup = world.setup
-        self._knows = Knowledge(world, node)
+        self._knows = Forecasting(world, node)
         floor_ppm = GREEDY_PPM if node.character == "greedy" else COST_PPM
         self.seller = offer.Seller(
             key,
@@ -187,6 +157,7 @@ class Provider:
             asked_per_bid=setup.asked + setup.asked_more + 1,
         )
         self.claims = settlement.Claims(client_first_ms=2_000, retry_ms=5_000)
+        self.advances = Advances()
         self.executions: dict[EntryId, Execution] = {}
         self._fingerprint = EngineFingerprint(
             engine="simulated", engine_version="1", model_revision="1", precision="bf16", gpu_class=node.spec.gpu
@@ -221,85 +192,135 @@ class Provider:
     def execute(
         self, entry: VerifiedEntry, award: Award, output_tokens: int, listener: Callable[[execution.Effect], None]
     ) -> None:
-        """Take an award and run it. Raises a Refusal where it is not to be executed here and now."""
-        now_ms = self._world.loop.now_ms
+        """Take an award: begin in advance of the ledger's promise where its client may have that, else wait for it.
+
+        Raises a Refusal where it is not this provider's to answer. Of ledger entries it knows only what it is told, so
+        that it waits a little longer than a live one, which follows the ledger itself.
+        """
+        now_ms, client, sequences = self._world.loop.now_ms, award.bid.client, self.terms.capacity.sequences
         execution.check_award(award, entry.entry.account, self.key.account, now_ms)
-        if not self.seller.has_room(self.terms):
-            raise Refusal("all sequences on offer are busy")
-        ledger = execution.Ledger(origin=ORIGIN, operator=self._books.key.account)
-        machine = execution.Executor(self.key, entry.id, award, self._fingerprint, ledger, started_ms=now_ms)
-        running = Execution(entry.id, machine, listener)
+        running = Execution(entry.id, award, output_tokens, listener)
         self.executions[entry.id] = running
-        self.seller.step(offer.ExecutionStarted(bid=digest(award.bid)))
-        ordered = execution.Ordered(at_ms=now_ms, path="/v1/chat/completions", salt=SALT, request=REQUEST)
-        self._perform(running, award, machine.step(ordered), output_tokens)
+        try:
+            self._take()
+            if self.advances.may_begin(
+                client,
+                award.locked_micro,
+                available_micro=self._books.state.account(client).available_micro,
+                sequences=sequences,
+                now_ms=now_ms,
+            ):
+                self.advances.begun(entry.id, client, award.locked_micro)
+                self._begin(running)
+            else:
+                self.advances.wait(entry.id, sequences=sequences)
+        except Exhausted as refusal:
+            self._turn_away(running, refusal)
 
-    def promised(self, award: EntryId, inclusion: Verified[Inclusion], terms: Award) -> None:
+    def _take(self) -> None:
+        if not self.seller.has_room(self.terms):
+            raise Exhausted("all sequences on offer are busy", retry_after_ms=HOLD_MS)
+
+    def _begin(self, running: Execution) -> None:
+        now_ms = self._world.loop.now_ms
+        ledger = execution.Ledger(origin=ORIGIN, operator=self._books.key.account)
+        running.machine = execution.Executor(
+            self.key, running.award, running.terms, self._fingerprint, ledger, started_ms=now_ms
+        )
+        self.seller.step(offer.ExecutionStarted(bid=digest(running.terms.bid)))
+        self._step(running, execution.Ordered(at_ms=now_ms, path="/v1/chat/completions", salt=SALT, request=REQUEST))
+
+    def _turn_away(self, running: Execution, refusal: Refusal) -> None:
+        """Attest at once that nothing was done, so that the client's credits are free again."""
+        now_ms = self._world.loop.now_ms
+        attested = execution.lost(self.key, running.award, running.terms, self._fingerprint, now_ms)
+        self._perform(running, [execution.Attest(attestation=attested, reason=refusal.message)])
+
+    def promised(self, award: EntryId, inclusion: Verified[Inclusion]) -> None:
         running = self.executions.get(award)
-        if running is not None:
-            event = execution.Promised(at_ms=self._world.loop.now_ms, inclusion=inclusion)
-            self._perform(running, terms, running.machine.step(event), 0)
+        if running is None:
+            return
+        if self.advances.is_waiting(award):
+            self.advances.leave(award)
+            try:
+                self._take()
+            except Exhausted as refusal:
+                self._turn_away(running, refusal)
+                return
+            self._begin(running)
+        self.advances.promised(award)
+        self._step(running, execution.Promised(at_ms=self._world.loop.now_ms, inclusion=inclusion))
 
-    def cancel(self, award: EntryId, terms: Award) -> None:
+    def cancel(self, award: EntryId) -> None:
         running = self.executions.get(award)
-        if running is not None:
-            event = execution.CancelAsked(at_ms=self._world.loop.now_ms)
-            self._perform(running, terms, running.machine.step(event), 0)
+        if running is None:
+            return
+        if running.machine is None:
+            self.advances.leave(award)
+            del self.executions[award]
+        else:
+            self._step(running, execution.CancelAsked(at_ms=self._world.loop.now_ms))
 
-    def _perform(self, running: Execution, award: Award, effects: list[execution.Effect], output_tokens: int) -> None:
+    def _step(self, running: Execution, event: execution.Event) -> None:
+        if running.machine is not None:
+            self._perform(running, running.machine.step(event))
+
+    def _perform(self, running: Execution, effects: list[execution.Effect]) -> None:
         for effect in effects:
             match effect:
                 case execution.RunEngine():
-                    self._run(running, award, output_tokens)
+                    self._run(running)
                 case execution.AbortEngine():
                     if running.engine_key is not None:
                         self._node.engine.abort(running.engine_key)
                 case execution.Attest():
-                    self._attested(running, award, effect)
+                    self._attested(running, effect)
                     running.listener(effect)
                 case execution.KeepAward():
                     pass
                 case _:
                     running.listener(effect)
 
-    def _run(self, running: Execution, award: Award, output_tokens: int) -> None:
-        machine, loop = running.machine, self._world.loop
+    def _run(self, running: Execution) -> None:
+        loop, bid, output_tokens = self._world.loop, running.terms.bid, running.output_tokens
 
         def first() -> None:
             if running.engine_key is not None:
-                self._knows.said(running.engine_key)
-            started = execution.EngineStarted(at_ms=loop.now_ms, content_type="text/event-stream")
-            said = execution.EngineSaid(at_ms=loop.now_ms, data=b".", tokens=True)
-            self._perform(running, award, [*machine.step(started), *machine.step(said)], 0)
+                self._knows.first(running.engine_key)
+            self._step(running, execution.EngineStarted(at_ms=loop.now_ms, content_type="text/event-stream"))
+            self._step(running, execution.EngineSaid(at_ms=loop.now_ms, data=b".", tokens=True))
 
         def finish() -> None:
-            effects: list[execution.Effect] = []
-            if output_tokens > 1:
-                rest = b"." * (output_tokens - 1)
-                effects += machine.step(execution.EngineSaid(at_ms=loop.now_ms, data=rest, tokens=True))
-            usage = Usage(input_tokens=award.bid.input_tokens, cached_input_tokens=0, output_tokens=output_tokens)
-            effects += machine.step(execution.EngineFinished(at_ms=loop.now_ms, usage=usage))
-            self._free(running, output_tokens)
-            self._perform(running, award, effects, 0)
-
-        key = self._node.engine.submit(award.bid.input_tokens, output_tokens, first, finish)
-        running.engine_key = key
-        self._knows.started(key, award.bid.expected_output_tokens, award.bid.time_value_micro_per_s)
-
-    def _free(self, running: Execution, output_tokens: int | None = None) -> None:
-        if not running.ended:
-            running.ended = True
-            self.seller.step(offer.ExecutionEnded())
             if running.engine_key is not None:
                 self._knows.ended(running.engine_key, output_tokens)
+            if output_tokens > 1:
+                rest = b"." * (output_tokens - 1)
+                self._step(running, execution.EngineSaid(at_ms=loop.now_ms, data=rest, tokens=True))
+            usage = Usage(input_tokens=bid.input_tokens, cached_input_tokens=0, output_tokens=output_tokens)
+            self._step(running, execution.EngineFinished(at_ms=loop.now_ms, usage=usage))
 
-    def _attested(self, running: Execution, award: Award, attest: execution.Attest) -> None:
+        key = self._node.engine.submit(bid.input_tokens, output_tokens, first, finish)
+        running.engine_key = key
+        self._knows.started(key, bid)
+
+    def _free(self, running: Execution) -> None:
+        """Its place is another's: as at a live provider, once it is attested and not when the engine has ended."""
+        if running.machine is None or running.ended:
+            return
+        running.ended = True
+        self.seller.step(offer.ExecutionEnded())
+        on_ledger = self._books.state.award(running.award) is not None
+        self.advances.ended(running.award, on_ledger=on_ledger, now_ms=self._world.loop.now_ms)
+        if running.engine_key is not None:
+            self._knows.ended(running.engine_key, None)
+
+    def _attested(self, running: Execution, attest: execution.Attest) -> None:
         self._free(running)
         self.executions.pop(running.award, None)
         claim = settlement.Claim(
             award=running.award,
-            claim_after_ms=award.claim_after_ms,
-            expires_ms=award.expires_ms,
+            claim_after_ms=running.terms.claim_after_ms,
+            expires_ms=running.terms.expires_ms,
             attestation=attest.attestation,
             receipt=None,
         )
@@ -320,6 +341,7 @@ class Provider:
         """Everything in hand is lost; who waited for it."""
         lost = list(self.executions.values())
         for running in lost:
+            self.advances.leave(running.award)
             self._free(running)
         self.executions.clear()
         return lost

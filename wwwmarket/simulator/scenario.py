@@ -179,7 +179,7 @@ def build(scenario: Scenario, seed: int, trace: Path | None = None) -> Built:
     return _loaded(scenario, seed, trace)
 
 
-def _setup(scenario: Scenario, seed: int, nodes: tuple[NodeSpec, ...], prior: float, longest: int) -> Setup:
+def _setup(scenario: Scenario, seed: int, nodes: tuple[NodeSpec, ...], longest: int) -> Setup:
     return Setup(
         seed=seed,
         nodes=nodes,
@@ -189,7 +189,6 @@ def _setup(scenario: Scenario, seed: int, nodes: tuple[NodeSpec, ...], prior: fl
         cuts=scenario.cuts,
         overlay=scenario.overlay,
         loss=scenario.loss,
-        output_tokens_prior=prior,
         output_tokens_max=longest,
         prediction_error=scenario.prediction_error,
         time_value_micro_per_s=scenario.time_value_micro_per_s,
@@ -254,7 +253,7 @@ def _stated(scenario: Scenario, seed: int) -> Built:
         Request(number, round(moment * 1e6), origin, GOOD, *lengths.draw(chance), PATIENT_TTFT_MS, PATIENT_TPOT_MS)
         for number, (moment, origin) in enumerate(moments)
     ]
-    setup = _setup(scenario, seed, nodes, lengths.mean_output(), lengths.output_tokens_max)
+    setup = _setup(scenario, seed, nodes, lengths.output_tokens_max)
     return Built(msgspec.structs.replace(setup, comings=scenario.comings), requests, 0, "patient")
 
 
@@ -271,7 +270,7 @@ def _loaded(scenario: Scenario, seed: int, trace: Path | None) -> Built:
     requests = _place(scenario, nodes, capacity, arrivals, stretch, chance)
     span_us = requests[-1].at_us
     longest = max(arrival.output_tokens for arrival in arrivals)
-    setup = _with_sybils(_setup(scenario, seed, nodes, mix.output_tokens, longest), scenario)
+    setup = _with_sybils(_setup(scenario, seed, nodes, longest), scenario)
     comings = scenario.comings or _churn(scenario, len(nodes), span_us / 1e6, seed)
     slo = f"{scenario.slo_allowance_ms / 1_000:g}s+{scenario.slo_factor:g}x"
     return Built(msgspec.structs.replace(setup, comings=comings), requests, round(span_us * scenario.warm_up), slo)

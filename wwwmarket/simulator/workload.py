@@ -66,11 +66,6 @@ class Lengths(Value):
             max(1, min(self.output_tokens_max, round(output))),
         )
 
-    def mean_output(self) -> float:
-        """By 20,000 draws of a fixed seed."""
-        chance = Random("mean")
-        return sum(self.draw(chance)[1] for _ in range(20_000)) / 20_000
-
 
 def piecewise_poisson(pieces: Sequence[Piece], until_s: float, chance: Random) -> list[float]:
     """Moments of arrival in seconds, by thinning at the highest rate."""

@@ -13,7 +13,7 @@ from wwwmarket.dispatch.step_time import StepTimeModel
 from wwwmarket.domain.shape import Value
 from wwwmarket.simulator.engines import EngineTwin
 from wwwmarket.simulator.events import EventLoop
-from wwwmarket.simulator.fleet import NodeSpec, scaled
+from wwwmarket.simulator.fleet import NodeSpec
 from wwwmarket.simulator.network import Network
 from wwwmarket.simulator.workload import Request
 
@@ -78,7 +78,6 @@ class Setup(Value):
     overlay: Overlay = "static"
     """Whether views are a stand-in's, or the overlay's own machines run."""
     loss: float = 0.0
-    output_tokens_prior: float = 500.0
     output_tokens_max: int = 8_192
     prediction_error: float = 0.09
     """Standard deviation of the logarithm of each provider's error in its own engine's speed."""
@@ -162,10 +161,10 @@ class World:
         characters = self.setup.characters
         character = characters[index] if characters else "honest"
         model = spec.step_time()
-        engine = EngineTwin(self.loop, scaled(model, SLOWNESS) if character == "slow" else model, spec.limits())
+        engine = EngineTwin(self.loop, model.scaled(SLOWNESS) if character == "slow" else model, spec.limits())
         if character == "sybil-selling":
             engine = self._shared.setdefault(spec.serves, engine)
-        node = NodeTwin(index, spec, engine, character, scaled(model, error))
+        node = NodeTwin(index, spec, engine, character, model.scaled(error))
         node.accept = self.setup.accept[index] if self.setup.accept else None
         node.offload = self.setup.offload[index] if self.setup.offload else None
         return node

@@ -19,9 +19,9 @@ from wwwmarket.adapters.engines.pool import EnginePool, alike
 from wwwmarket.adapters.engines.self_benchmark import benchmark
 from wwwmarket.adapters.engines.supervised import healthy
 from wwwmarket.dispatch.prediction import LearntLatency
+from wwwmarket.dispatch.step_time import EngineLimits
 from wwwmarket.domain.errors import Conflict, Malformed, NotFound, Unavailable
 from wwwmarket.domain.quantity import Slo
-from wwwmarket.domain.records import Capacity
 from wwwmarket.ports.engine import (
     EngineRefused,
     EngineState,
@@ -47,7 +47,7 @@ SERVER = (
 
 def latency() -> LearntLatency:
     return LearntLatency.from_promise(
-        Slo(ttft_ms=100, tpot_ms=10), Capacity(sequences=8, tokens_per_s=100), kv_tokens_max=100_000
+        Slo(ttft_ms=100, tpot_ms=10), EngineLimits(kv_tokens_max=100_000, sequences_max=8)
     )
 
 

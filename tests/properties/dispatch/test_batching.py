@@ -104,10 +104,12 @@ works = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(works, max_size=12), works, st.integers(10, 2000), st.integers(1, 300))
 def test_more_work_ahead_is_never_faster(known, more, input_tokens, output_tokens):
-    """A prediction does not improve when work is added ahead of the request."""
+    """A prediction does not improve when work is added ahead of the request, where all of it is known: lengths of
+    others are guessed from those known, and a short one shortens the guess.
+    """
     table = TableLatency(model=STEPS, limits=limits_for("L40S", "Qwen3-8B"))
-    before = Load(running=len(known), waiting=0, work=tuple(known))
-    after = Load(running=len(known) + 1, waiting=0, work=(*known, more))
+    before = Load(running=0, waiting=len(known), work=tuple(known))
+    after = Load(running=0, waiting=len(known) + 1, work=(*known, more))
     a = table.predict(before, input_tokens=input_tokens, output_tokens=output_tokens)
     b = table.predict(after, input_tokens=input_tokens, output_tokens=output_tokens)
     assert a.ttft_ms <= b.ttft_ms

@@ -5,11 +5,10 @@ from math import ceil
 import pytest
 
 from wwwmarket.dispatch.batching import BatchingEngine, Sequence
-from wwwmarket.dispatch.prediction import LearntLatency, Load, Observation, TableLatency, Work
+from wwwmarket.dispatch.prediction import CalibratedLatency, LearntLatency, Load, Observation, TableLatency, Work
 from wwwmarket.dispatch.step_time import EngineLimits, limits_for, step_time_model
 from wwwmarket.domain.errors import TooLarge
 from wwwmarket.domain.quantity import Slo
-from wwwmarket.domain.records import Capacity
 
 IDLE = Load(running=0, waiting=0)
 STEPS = step_time_model("H100-SXM", "Qwen3-8B")
@@ -84,7 +83,7 @@ def test_an_absurd_load_is_late_and_cheap():
 
 def promised() -> LearntLatency:
     return LearntLatency.from_promise(
-        Slo(ttft_ms=800, tpot_ms=40), Capacity(sequences=16, tokens_per_s=400), kv_tokens_max=100_000
+        Slo(ttft_ms=800, tpot_ms=40), EngineLimits(kv_tokens_max=100_000, sequences_max=16)
     )
 
 
@@ -123,12 +122,46 @@ def test_what_is_observed_replaces_the_promise():
         assert predicted.finish_ms == pytest.approx(expected.finish_ms, rel=0.15)
 
 
-def test_a_similar_engine_is_a_prior():
-    """Begun with a table's row, predictions are close to the table's before anything is seen."""
-    learnt = LearntLatency.from_step_time(STEPS, LIMITS)
-    expected = TABLE.predict(IDLE, input_tokens=1000, output_tokens=200)
-    predicted = learnt.predict(IDLE, input_tokens=1000, output_tokens=200)
+def test_slots_are_the_engines_own():
+    """Where an engine runs four at once, a fifth waits for one of them, however many sequences are on offer."""
+    learnt = LearntLatency.from_promise(
+        Slo(ttft_ms=800, tpot_ms=40), EngineLimits(kv_tokens_max=100_000, sequences_max=4)
+    )
+    work = tuple(Work(input_tokens_left=0, output_tokens_left=100, context_tokens=10) for _ in range(4))
+    room = learnt.predict(Load(running=3, waiting=0, work=work[:3]), input_tokens=1000, output_tokens=10)
+    full = learnt.predict(Load(running=4, waiting=0, work=work), input_tokens=1000, output_tokens=10)
+    assert full.ttft_ms > room.ttft_ms + 100 * 30
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 4.0])
+def test_an_engine_of_the_table_is_calibrated(factor):
+    """An engine so many times slower than its row is predicted within 10 % after some tens of answers."""
+    true = TableLatency(model=STEPS.scaled(factor), limits=LIMITS)
+    learnt = CalibratedLatency(table=STEPS, limits=LIMITS)
+    for _ in range(30):
+        seen = true.predict(IDLE, input_tokens=500, output_tokens=100)
+        learnt = learnt.observe(
+            Observation(
+                input_tokens_ahead=500,
+                output_tokens=100,
+                concurrency=1,
+                ttft_ms=seen.ttft_ms,
+                finish_ms=seen.finish_ms,
+                context_tokens=550,
+            )
+        )
+    load = Load(running=20, waiting=0)
+    expected = true.predict(load, input_tokens=800, output_tokens=200)
+    predicted = learnt.predict(load, input_tokens=800, output_tokens=200)
+    assert predicted.ttft_ms == pytest.approx(expected.ttft_ms, rel=0.1)
     assert predicted.finish_ms == pytest.approx(expected.finish_ms, rel=0.1)
+
+
+def test_short_answers_calibrate_nothing():
+    """The pace of a few tokens is chance."""
+    learnt = CalibratedLatency(table=STEPS, limits=LIMITS)
+    seen = Observation(input_tokens_ahead=500, output_tokens=15, concurrency=1, ttft_ms=10, finish_ms=100_000)
+    assert learnt.observe(seen) == learnt
 
 
 def test_repeated_observations_do_not_wind_up():

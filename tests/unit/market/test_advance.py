@@ -1,6 +1,9 @@
 """Work in advance of the ledger's promise: who gets it, how much of it, and who gets none for a while."""
 
-from wwwmarket.market.advance import FIRST_MS, REMEMBERED_MAX, Advances
+import pytest
+
+from wwwmarket.domain.errors import Exhausted
+from wwwmarket.market.advance import FIRST_MS, REMEMBERED_MAX, WAITING_MAX, Advances
 
 ADA, BOB = "a" * 64, "b" * 64
 AWARDS = [f"{place:064x}" for place in range(64)]
@@ -78,3 +81,17 @@ def test_what_is_remembered_of_breakers_is_bounded():
         advances.ended(AWARDS[0], on_ledger=False, now_ms=0)
     assert may(advances, f"{0:064x}", now_ms=1)
     assert not may(advances, f"{1:064x}", now_ms=1)
+
+
+def test_the_door_has_room_for_so_many():
+    """As many as there are sequences may wait, and never more than the limit; who leaves makes room."""
+    for sequences in (2, 10 * WAITING_MAX):
+        advances, room = Advances(), min(sequences, WAITING_MAX)
+        for place in range(room):
+            advances.wait(f"{place:064x}", sequences=sequences)
+        assert advances.is_waiting(AWARDS[0])
+        with pytest.raises(Exhausted):
+            advances.wait("f" * 64, sequences=sequences)
+        advances.leave(AWARDS[0])
+        assert not advances.is_waiting(AWARDS[0])
+        advances.wait("f" * 64, sequences=sequences)

@@ -4,8 +4,8 @@ import pytest
 
 from tests.integration.node.town import MODEL, JumpingLoop, LoopClock
 from wwwmarket.dispatch.prediction import LearntLatency
+from wwwmarket.dispatch.step_time import EngineLimits
 from wwwmarket.domain.quantity import Slo
-from wwwmarket.domain.records import Capacity
 from wwwmarket.node.forecasting import Forecasting
 from wwwmarket.simulator.engine import PlayingEngine
 
@@ -24,7 +24,7 @@ def run():
             clock = LoopClock()
             engine = PlayingEngine(clock, MODEL)
             promise = LearntLatency.from_promise(
-                Slo(ttft_ms=100, tpot_ms=TPOT_MS), Capacity(sequences=1, tokens_per_s=10), kv_tokens_max=100_000
+                Slo(ttft_ms=100, tpot_ms=TPOT_MS), EngineLimits(kv_tokens_max=100_000, sequences_max=1)
             )
             forecasting = Forecasting(engine, promise, clock, poll_ms=3_600_000)
             await forecasting.poll()
