@@ -244,6 +244,7 @@ def status(
                     "slo": one.offer.promise.slo,
                     "sequences": one.offer.capacity.sequences,
                     "valid_until_ms": one.offer.valid_until_ms,
+                    "finality": one.finality,
                 }
                 for one in offers
             ],

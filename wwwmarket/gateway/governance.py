@@ -15,7 +15,7 @@ from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.request import decode, read_body, require_admin
 from wwwmarket.gateway.response import json_response
 from wwwmarket.gateway.schemas import Schemas
-from wwwmarket.node.service import GovernanceView, Service
+from wwwmarket.node.service import Finality, GovernanceView, Service
 
 _EXAMPLE: Final = {
     "resolution": {
@@ -36,6 +36,7 @@ class Decreed(Struct, frozen=True):
 
     entry: EntryId
     index: Count
+    finality: Finality = "none"
 
 
 _DECREE: Final = msgspec.json.Decoder(SignedDecree)
@@ -57,7 +58,7 @@ def router(service: Service, config: GatewayConfig, schemas: Schemas) -> APIRout
         """Write what a quorum of the committee has signed, as this node's entry; asks for the node's admin token."""
         require_admin(request, service)
         form = decode(await read_body(request, config, bytes_max=ENTRY_BYTES_MAX), _DECREE)
-        inclusion = await service.decree(form.resolution)
-        return json_response(Decreed(inclusion.body.entry, inclusion.body.index))
+        place = (await service.decree(form.resolution)).body
+        return json_response(Decreed(place.entry, place.index, service.finality(place.index)))
 
     return doors

@@ -29,6 +29,7 @@ from wwwmarket.node.service import (
     AccountView,
     AsksView,
     Explanation,
+    Finality,
     NodeStatus,
     Preferences,
     ProviderView,
@@ -78,7 +79,9 @@ class BidForKey(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
 
 
 class Bought(Struct, frozen=True, kw_only=True):
-    """A finished purchase: the engine's answer as it was, what it cost, and where its receipt is."""
+    """A finished purchase: the engine's answer as it was, what it cost, and where its receipt is. ``finality`` is that
+    of the award; the settlement's is in the receipt.
+    """
 
     award: EntryId
     provider: AccountId
@@ -88,6 +91,7 @@ class Bought(Struct, frozen=True, kw_only=True):
     ttft_ms: Millis | None
     latency_ms: Millis
     receipt: str
+    finality: Finality
     response: Raw
 
 
@@ -106,6 +110,7 @@ class OfferView(Struct, frozen=True):
     id: EntryId
     provider: AccountId
     offer: Offer
+    finality: Finality = "none"
 
 
 class OfferList(Struct, frozen=True):
@@ -168,6 +173,7 @@ async def _buy(request: Request, body: bytes, service: Service, config: GatewayC
         ttft_ms=delivered.ttft_ms,
         latency_ms=delivered.latency_ms,
         receipt=receipt_path(delivered.award),
+        finality=(await service.explain(delivered.award)).finality,
         response=as_json(answer),
     )
     return json_response(bought)
@@ -216,7 +222,8 @@ def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:
         model: Annotated[str | None, Query(max_length=128)] = None, limit: Annotated[int, Query(ge=1, le=1_000)] = 100
     ) -> Response:
         ranked = sorted(service.offers(model), key=_merit)
-        return json_response(OfferList([OfferView(name, one.provider, one.offer) for name, one in ranked[:limit]]))
+        shown = [OfferView(name, one.provider, one.offer, service.offer_finality(name)) for name, one in ranked[:limit]]
+        return json_response(OfferList(shown))
 
     @doors.get("/v1/awards", responses=schemas.answers(AwardList, "The latest first"))
     async def awards(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Response:

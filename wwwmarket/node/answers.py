@@ -47,6 +47,8 @@ from wwwmarket.node.speaking import heard
 from wwwmarket.node.tokenizing import ask_around, request_of
 from wwwmarket.rules.succession import write_successions
 
+_UNSETTLED: Final[tuple[Finality, ...]] = ("none", "final", "pending")
+"""Of several things together the last that is true of one."""
 _AUCTIONS_KEPT_MAX: Final = 1_024
 """Auctions whose client signs for itself, until it does."""
 
@@ -101,6 +103,7 @@ class Answers:
             cost_micro=None,
             usage=None,
             inclusion=None,
+            finality=self._finality(None),
         )
 
     async def accept(self, leaf: bytes, path: str, request: bytes, salt: bytes) -> AsyncGenerator[DeliveryEvent]:
@@ -180,7 +183,7 @@ class Answers:
     def account(self, account: AccountId) -> AccountView:
         state = self._node.replica.state
         next_seq, prev = state.chain_head(account)
-        finality = self._node.replica.finality_of_account(account)
+        finality = self._node.replica.finality_of(account)
         return AccountView(
             id=account,
             balance=state.account(account),
@@ -192,7 +195,8 @@ class Answers:
         )
 
     def provider(self, account: AccountId) -> ProviderView:
-        state = self._node.replica.state
+        replica = self._node.replica
+        state = replica.state
         offers = tuple(sorted(name for name, listed in state.offers().items() if listed.provider == account))
         standing, rule = state.standing(account), state.rules.reputation
         bonded_micro = state.account(account).bonded_micro
@@ -205,11 +209,18 @@ class Answers:
             bonded_micro=bonded_micro,
             keys=state.keys(account),
             ledger_time_ms=state.now_ms,
+            finality=max([replica.finality_of(account), *map(replica.finality_of, offers)], key=_UNSETTLED.index),
         )
 
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]:
         state = self._node.replica.state
         return tuple((state.offers() if model is None else state.offers_for(model)).items())
+
+    def offer_finality(self, offer: EntryId) -> Finality:
+        return self._node.replica.finality_of(offer)
+
+    def finality(self, index: Count) -> Finality:
+        return self._node.replica.finality(index)
 
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]:
         everything = self._node.replica.state.awards().items()

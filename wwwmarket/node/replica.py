@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final
 
 from wwwmarket.crypto.signing import VerifiedEntry
-from wwwmarket.domain.book import AccountRow
+from wwwmarket.domain.book import AccountRow, OfferRow, StandingRow
 from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId
@@ -41,7 +41,7 @@ MARKS_KEPT_MAX: Final = 64
 ROOTS_KEPT_MAX: Final = 4_096
 """Marks that no final checkpoint covers yet: minutes of traffic without a quorum."""
 CHANGED_KEPT_MAX: Final = 200_000
-"""Accounts that changed since the last final checkpoint; of further ones only that something did."""
+"""Accounts and offers that changed since the last final checkpoint; of further ones only that something did."""
 _NOBODY: Final = Committee()
 
 
@@ -68,7 +68,7 @@ class Replica:
         self._final: VerifiedCheckpoint | None = None
         self._proving: VerifiedCheckpoint | None = None
         self._handovers: list[VerifiedCheckpoint] = []
-        self._changed: OrderedDict[AccountId, int] = OrderedDict()
+        self._changed: OrderedDict[AccountId | EntryId, int] = OrderedDict()
         self._settlements: OrderedDict[EntryId, int] = OrderedDict()
         self._settled: OrderedDict[AccountId, None] = OrderedDict()
 
@@ -164,10 +164,10 @@ class Replica:
             return "final"
         return "pending" if self.judges.members else "none"
 
-    def finality_of_account(self, account: AccountId) -> Finality:
-        """Of an account's balance."""
+    def finality_of(self, name: AccountId | EntryId) -> Finality:
+        """Of an account's balance and standing, or of an offer as it is listed: by what changed it last."""
         fallback = self.size - 1 if len(self._changed) >= CHANGED_KEPT_MAX else -1
-        index = self._changed.get(account, fallback)
+        index = self._changed.get(name, fallback)
         return self.finality(index) if self.judges.members else "none"
 
     def open(self, note: bytes, judges: Committee = _NOBODY) -> VerifiedCheckpoint:
@@ -318,7 +318,7 @@ class Replica:
 
     def _remember_changed(self, applied: Applied) -> None:
         for row in applied.rows:
-            if isinstance(row, AccountRow):
+            if isinstance(row, AccountRow | OfferRow | StandingRow):
                 self._changed[row.id] = applied.index
                 self._changed.move_to_end(row.id)
         while len(self._changed) > CHANGED_KEPT_MAX:

@@ -174,7 +174,7 @@ class AccountView(Value):
 
 class ProviderView(Value):
     """What the ledger says of a provider: what it is known for now, what it offers under which bonds, whose keys speak
-    for it. ``reputation`` is None where no contract in force keeps one.
+    for it. ``reputation`` is None where no contract in force keeps one. ``finality`` is that of all of it.
     """
 
     id: AccountId
@@ -183,6 +183,7 @@ class ProviderView(Value):
     bonded_micro: MicroCredits
     keys: Keys
     ledger_time_ms: Millis
+    finality: Finality = "none"
 
 
 class GovernanceView(Value):
@@ -290,6 +291,14 @@ class Service(Protocol):
         ...
 
     def offers(self, model: str | None = None) -> Sequence[tuple[EntryId, ListedOffer]]: ...
+    def offer_finality(self, offer: EntryId) -> Finality:
+        """Of an offer as it is listed now."""
+        ...
+
+    def finality(self, index: Count) -> Finality:
+        """Of the entry at ``index``."""
+        ...
+
     def open_awards(self, account: AccountId | None = None) -> Sequence[tuple[EntryId, OpenAward]]: ...
 
     async def create_key(

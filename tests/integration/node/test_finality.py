@@ -5,8 +5,9 @@ from http import HTTPStatus
 import pytest
 from msgspec.structs import replace
 
+from tests.integration.node.test_own_signature import make_bid
 from tests.integration.node.town import Town, buy, simulate
-from wwwmarket.crypto.signing import KeyPair
+from wwwmarket.crypto.signing import KeyPair, sign
 from wwwmarket.domain.committee import Committee, Member
 from wwwmarket.domain.errors import NotFound, Unavailable
 from wwwmarket.ledger.checkpoint import cosign_checkpoint, open_checkpoint
@@ -45,7 +46,7 @@ class Credulous:
         return MirrorAnswer(status=HTTPStatus.OK, media_type="text/plain", body=line.encode())
 
 
-def test_awards_receipts_and_accounts_are_pending_and_then_final():
+def test_awards_receipts_accounts_offers_and_providers_are_pending_and_then_final():
     """With two mirrors of four nothing new is final and every answer says so; with the third, all of it is."""
 
     async def story(town: Town) -> None:
@@ -56,7 +57,13 @@ def test_awards_receipts_and_accounts_are_pending_and_then_final():
         await town.house("provider")
         await town.listed(1)
         answers = operator.answers
+
+        def listed() -> set[str]:
+            ((name, one),) = answers.offers()
+            return {answers.offer_finality(name), answers.provider(one.provider).finality}
+
         await town.until(lambda: answers.status().final_size > 0)
+        await town.until(lambda: listed() == {"final"})
         mirrors.up = 2
         bought = await buy(operator)
         await town.settled()
@@ -69,11 +76,16 @@ def test_awards_receipts_and_accounts_are_pending_and_then_final():
             return {award.finality, receipt.finality, answers.account(operator.key.account).finality}
 
         assert await said() == {"pending"}
+        bid = sign(operator.key, make_bid(town, client=operator.key.account)).signed
+        assert (await operator.run(answers.auction(bid))).finality == "pending", "it does not even stand there"
+        ((name, one),) = answers.offers()
+        assert answers.offer_finality(name) == "final", "it was listed before"
+        assert answers.provider(one.provider).finality == "pending", "and has earned since"
         before = answers.status()
         assert before.final_size < before.ledger_size
         mirrors.up = 3
         await town.until(lambda: answers.status().final_size >= before.ledger_size)
-        assert await said() == {"final"}
+        assert await said() | listed() == {"final"}
         final = open_checkpoint(answers.final_checkpoint(), log, cosigner_keys(COMMITTEE))
         check_quorum(final, COMMITTEE)
         assert final.checkpoint.size == answers.status().final_size

@@ -165,6 +165,7 @@ def explanation():
         cost_micro=1_250,
         usage=USAGE,
         inclusion=None,
+        finality="pending",
     )
 
 
@@ -269,6 +270,12 @@ class ScriptedMarket:
 
     def offers(self, model=None):
         return [one for one in self.listed if model in (None, one[1].offer.model.name)]
+
+    def offer_finality(self, offer):
+        return "pending" if offer == OFFER else "final"
+
+    def finality(self, index):
+        return "pending" if index == 9 else "final"
 
     async def create_key(self, name, budget_micro, limits=NO_LIMITS):
         view = ApiKeyView(id=f"key-{name}", name=name, account="f0" * 32, created_ms=budget_micro, limits=limits)

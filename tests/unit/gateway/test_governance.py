@@ -21,11 +21,11 @@ async def test_everybody_reads_who_decides(doors):
 
 
 async def test_a_decree_is_written_by_the_admin_alone(doors, scripts):
-    """Its place comes back; without the token it is refused, and so is a signature that does not hold."""
+    """Its place comes back, and that it is not final yet; without the token it is refused, and so is a signature that does not hold."""
     admin = {"authorization": f"Bearer {scripts.admin}"}
     assert (await doors.post("/v1/decrees", json=certified())).status_code == 401
     written = await doors.post("/v1/decrees", json=certified(), headers=admin)
-    assert (written.status_code, written.json()["index"]) == (200, 9)
+    assert (written.status_code, written.json()["index"], written.json()["finality"]) == (200, 9, "pending")
     forged = certified(signed=Mint(origin="test.market", number=1, to=MEMBER.account, amount_micro=1))
     assert (await doors.post("/v1/decrees", json=forged, headers=admin)).status_code == 401
     assert (await doors.post("/v1/decrees", json={"resolution": 1}, headers=admin)).status_code == 400

@@ -29,6 +29,7 @@ async def test_a_bid_with_a_key_buys_the_request_as_it_stands(doors, market, scr
     assert market.purchases[0].preferences.time_value_micro_per_s == 8
     assert (answer["award"], answer["cost_micro"], answer["outcome"]) == (scripts.award, 1_250, "completed")
     assert answer["receipt"] == f"/v1/receipts/{scripts.award}"
+    assert answer["finality"] == "pending"
     assert answer["response"]["choices"][0]["message"]["content"] == "Hello"
 
 
@@ -89,7 +90,7 @@ async def test_offers_come_in_merit_order(doors, market, scripts):
     market.listed.append(("c1" * 32, scripts.listed("b1" * 32, output=200_000)))
     market.listed.append(("c2" * 32, scripts.listed("b1" * 32, model="other")))
     offers = (await doors.get("/v1/offers", params={"model": "tiny"})).json()["data"]
-    assert [offer["id"][:2] for offer in offers] == ["c1", "cc"]
+    assert [(offer["id"][:2], offer["finality"]) for offer in offers] == [("c1", "final"), ("cc", "pending")]
     assert len((await doors.get("/v1/offers", params={"limit": 1})).json()["data"]) == 1
 
 

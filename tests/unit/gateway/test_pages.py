@@ -54,10 +54,11 @@ async def test_pages_are_self_contained(doors, path):
 
 
 async def test_the_page_of_a_node_says_what_is_final(doors):
-    """Beside each award, and of the ledger; where there is no committee, it says nothing of it."""
+    """Beside each award and each offer, and of the ledger; where there is no committee, it says nothing of it."""
     page = (await doors.get("/")).text
-    assert "status.final_size" in page
+    assert page.count("status.final_size") == 1
     assert 'one.finality === "none" ? "" : one.finality' in page
+    assert page.count("finality(one)") == 2
 
 
 async def test_the_openapi_document_is_valid_and_complete(doors):
