@@ -149,8 +149,8 @@ class NodeConfig:
     """How long a joining node may take to read the ledger before it says that it cannot."""
     submit_timeout_ms: int = 5_000
     operator_lost_ms: int = 10_000
-    """After so long without a word of the operator a node asks the committee's mirrors whether the log changed hands:
-    past a restart, and soon enough for people who have just signed a succession."""
+    """After so long without a word of the operator, or with nothing that becomes final, a node asks the committee's
+    mirrors whether the log changed hands: past a restart, and soon enough for people who have just signed."""
     in_flight_max: int = 512
     """Requests that one gateway carries at once; beyond it 429."""
 

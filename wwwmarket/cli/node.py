@@ -1,6 +1,5 @@
 """``wwwmarket node``: run a node that founds a market or joins one, and manage its gateway's API keys."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -31,12 +30,17 @@ from wwwmarket.cli.options import (
     passphrase_of,
 )
 from wwwmarket.cli.output import emit, say
-from wwwmarket.cli.serving import Interrupts, Serving, announcing, fields_of, run_until_told
+from wwwmarket.cli.serving import (
+    Interrupts,
+    Serving,
+    anew_after_each_succession,
+    announcing,
+    fields_of,
+    run_until_told,
+)
 from wwwmarket.config import PRESETS
-from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.records import Parameters
-from wwwmarket.node.sequencer import SUPERSEDED
 
 _HELP: Final = """Run a node: a gateway for clients, and a replica of the market's ledger.
 
@@ -154,18 +158,11 @@ def run(  # noqa: PLR0913 - each is a choice about the node
 
 async def _serve(settings: Any, ready_file: Path | None, *, stdin: bool, json: bool) -> None:
     with Interrupts(stdin=stdin) as interrupts, announcing(settings.data, ready_file) as announce:
-        begun_anew = False
-        while True:
-            try:
-                await _serve_once(settings, interrupts, announce, json=None if begun_anew else json)
-            except Refusal as refusal:
-                if refusal.reason != SUPERSEDED and not (begun_anew and isinstance(refusal, Unavailable)):
-                    raise
-                say(f"Starting anew: {refusal.message}")
-                begun_anew = True
-                await asyncio.sleep(1)
-            else:
-                return
+
+        async def serve(begun: int) -> None:
+            await _serve_once(settings, interrupts, announce, json=None if begun else json)
+
+        await anew_after_each_succession(serve)
 
 
 async def _serve_once(

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -37,13 +37,23 @@ from wwwmarket.cli.options import (
 from wwwmarket.cli.output import emit, fail, printable, say
 from wwwmarket.cli.policies import parse_policy
 from wwwmarket.cli.reputation import reputation
-from wwwmarket.cli.serving import RUNNING, Interrupts, Serving, announcing, fields_of, find_running, run_until_told
+from wwwmarket.cli.serving import (
+    RUNNING,
+    Interrupts,
+    Serving,
+    anew_after_each_succession,
+    announcing,
+    fields_of,
+    find_running,
+    run_until_told,
+)
 from wwwmarket.config import PRESETS
 from wwwmarket.domain.errors import Malformed, Refusal
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.market.policy import Policy
 
 if TYPE_CHECKING:
+    from wwwmarket.adapters.engines.opening import OpenEngine
     from wwwmarket.bootstrap import NodeSettings, OfferSettings, Running
     from wwwmarket.node.offering import Offering
     from wwwmarket.node.service import AsksView
@@ -338,7 +348,7 @@ async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
     stdin: bool,
     json: bool,
 ) -> None:
-    from wwwmarket.bootstrap import begin_selling, open_engine, open_node
+    from wwwmarket.bootstrap import open_engine
 
     async with contextlib.AsyncExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(stdin=stdin))
@@ -346,14 +356,34 @@ async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
         addresses = await stack.enter_async_context(sources.addresses())
         measure = sources.measuring(settings.data, offer.sequences)
         opened = await stack.enter_async_context(open_engine(replaced(offer, engines=addresses), measure))
-        running = await stack.enter_async_context(open_node(settings))
+
+        async def sell(begun: int) -> None:
+            await _sell_once(settings, offer, opened, interrupts, announce, json=None if begun else json)
+
+        await anew_after_each_succession(sell)
+
+
+async def _sell_once(  # noqa: PLR0913 - what is sold, where, and who hears of it
+    settings: "NodeSettings",
+    offer: "OfferSettings",
+    opened: "OpenEngine",
+    interrupts: Interrupts,
+    announce: Callable[[Serving], None],
+    *,
+    json: bool | None,
+) -> None:
+    """``json`` None: whoever reads standard output knows what is sold and where."""
+    from wwwmarket.bootstrap import begin_selling, open_node
+
+    async with open_node(settings) as running:
         served = opened.served
         offering = await begin_selling(running.node, opened.engine, opened.description, served, offer, fit=opened.fit)
         serving = serving_of(running, settings.data)
-        shown = {"model": served.name, "offer": offering.current, "measured": opened.fit if json else None}
-        emit({**fields_of(serving, json=json), **shown}, json)
-        sys.stdout.flush()
-        warn_without_backup(settings.data, serving.account)
+        if json is not None:
+            shown = {"model": served.name, "offer": offering.current, "measured": opened.fit if json else None}
+            emit({**fields_of(serving, json=json), **shown}, json)
+            sys.stdout.flush()
+            warn_without_backup(settings.data, serving.account)
         say(f"Selling {printable(served.name)}: Ctrl-C to leave in order, twice to stop at once.")
         announce(serving)
         async with _live_line(running):

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -14,12 +14,15 @@ from typing import Final, NoReturn, Self
 import msgspec
 
 from wwwmarket.cli.output import say
-from wwwmarket.domain.errors import Malformed, NotFound
+from wwwmarket.domain.errors import Malformed, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.shape import Value
+from wwwmarket.node.sequencer import SUPERSEDED
 
 INTERRUPTED: Final = 130
 RUNNING: Final = "running.json"
+ANEW_AFTER_S: Final = 1.0
+"""A new operator may have to be started still."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -89,6 +92,27 @@ class Interrupts:
             pass
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(self._tell)
+
+
+async def anew_after_each_succession(serve: Callable[[int], Awaitable[None]]) -> None:
+    """Serve, and again each time that the log has gone to another operator; ``serve`` hears how often it has begun.
+
+    That the log has gone is the word of a quorum of the committee, which the node that ended has verified and stored.
+    So it begins with the new operator, whatever address it was given, and waits where that does not answer yet. Raises
+    what else ends ``serve``.
+    """
+    begun = 0
+    while True:
+        try:
+            await serve(begun)
+        except Refusal as refusal:
+            if refusal.reason != SUPERSEDED and not (begun and isinstance(refusal, Unavailable)):
+                raise
+            say(f"Starting anew: {refusal.message}")
+            begun += 1
+            await asyncio.sleep(ANEW_AFTER_S)
+        else:
+            return
 
 
 def run_until_told(program: Coroutine[None, None, None]) -> None:

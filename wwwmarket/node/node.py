@@ -235,6 +235,7 @@ class Node:
         else:
             assert self.following is not None
             self._run(self.following.run())
+            self._run(self.succeeding.watch(self.world.clock, self.world.config.operator_lost_ms))
             await self._catch_up(self.following)
         await self.lengths.restore(self.world.records)
         for pair in self.keyring.pairs():
@@ -460,14 +461,14 @@ class Node:
         world, part = self.world, self._ledger
         if isinstance(part, Joining):
             submission = RemoteSubmission(
-                lambda: self.succeeding.operators(part.operators),
+                lambda: self.succeeding.operators(part.operators, part.log),
                 world.transport,
                 world.clock,
                 world.config,
                 lambda: self.log,
                 self.watching.promised,
             )
-            return None, self._follow(self.succeeding.operators(part.operators)), submission
+            return None, self._follow(self.succeeding.operators(part.operators, part.log)), submission
         sequencer = Sequencer(
             part.key, self.replica, world.ledger, world.clock, world.config.ledger, self._news.put_nowait, world.orderer
         )

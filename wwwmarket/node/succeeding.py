@@ -16,10 +16,12 @@ from wwwmarket.domain.errors import Conflict, Forbidden, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.records import Body, Certified, Decree, NodeAddress, Resolution, Succession
 from wwwmarket.ledger.merkle import Frontier, leaf_hash
+from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.node.author import OUTBOX, place_of
 from wwwmarket.node.repair import Kept
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.sequencer import SUPERSEDED, Sequencer
+from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.mirrors import Mirrors
 from wwwmarket.ports.store import Change, LedgerStore, RecordStore
 from wwwmarket.rules.check import check
@@ -101,9 +103,24 @@ class Succeeding:
             if certified not in self._stored:
                 await self._follow(certified)
 
-    def operators(self, named: Sequence[NodeAddress]) -> tuple[NodeAddress, ...]:
-        """Whom to follow: the operator of the latest succession that is known, then those ``named``."""
+    async def watch(self, clock: Clock, stalled_ms: int) -> None:
+        """Look also while the operator goes on, and nothing that it orders becomes final: mirrors that have sworn to a
+        successor cosign it no more. Raises as ``look``.
+        """
+        while True:
+            final = self._replica.final_size
+            await clock.sleep_until_ms(clock.monotonic_ms() + stalled_ms)
+            if self._replica.final_size == final < self._replica.size:
+                await self.look()
+
+    def operators(self, named: Sequence[NodeAddress], log: VerifierKey) -> tuple[NodeAddress, ...]:
+        """Whom to follow: the operator of the latest succession that is known, then those ``named``, who order ``log``.
+
+        Nobody who goes on under a name that the log has no more: its entries would be given up once again.
+        """
         latest = [one.body.operator_address for one in self._stored[-1:]]
+        if log.name in {one.body.origin for one in self._stored}:
+            return tuple(latest)
         return (*latest, *(address for address in named if address not in latest))
 
     async def begin(self, key: KeyPair, sequencer: Sequencer) -> None:

@@ -137,6 +137,28 @@ def test_a_follower_goes_on_with_the_successor():
     story_of(story)
 
 
+def test_an_operator_that_goes_on_is_left_for_its_successor():
+    """The old one still answers, orders and signs; nothing of it becomes final, and a quorum has said why."""
+
+    async def story(site: Site) -> None:
+        follower, size = await begun(site)
+        site.mirrors.told = write_successions([sworn(site, size)])
+        await site.until(follower.node._failed.done, 60_000)
+        with pytest.raises(Refusal) as refusal:
+            await follower.node.wait_failed()
+        assert refusal.value.reason == SUPERSEDED
+        await follower.kill()
+        opening = asyncio.ensure_future(follower.open())
+        await pay(site.operator, 1)
+        await asyncio.sleep(10)
+        assert await follower.ledger.size() == size, "nothing more is taken from who has no say any more"
+        successor = await site.succeed(sworn(site, size))
+        await opening
+        await same(site, follower, successor)
+
+    story_of(story)
+
+
 def test_less_than_a_quorum_moves_nobody():
     """Two of four, and three of whom one is no member: the follower waits for its operator, and goes on when it is back."""
 
