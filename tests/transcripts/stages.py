@@ -272,6 +272,8 @@ class ClaimsStage:
                 )
             case "receipt":
                 return settlement.ReceiptArrived(award=name, receipt=make_receipt(CLIENT, name).signed)
+            case "void":
+                return settlement.ReceiptVoid(award=name, receipt=make_receipt(CLIENT, name).signed)
             case "closed":
                 return settlement.AwardClosed(award=name)
             case "time":

@@ -33,6 +33,13 @@ class ReceiptArrived(Value):
     receipt: Signed[Receipt]
 
 
+class ReceiptVoid(Value):
+    """The ledger does not take this receipt any more: its client has replaced the key that signed it."""
+
+    award: EntryId
+    receipt: Signed[Receipt]
+
+
 class AwardClosed(Value):
     """The ledger has settled or expired the award."""
 
@@ -46,7 +53,7 @@ class LedgerTimeMoved(Value):
     open_awards: frozenset[EntryId]
 
 
-Event: TypeAlias = ClaimMade | ReceiptArrived | AwardClosed | LedgerTimeMoved
+Event: TypeAlias = ClaimMade | ReceiptArrived | ReceiptVoid | AwardClosed | LedgerTimeMoved
 
 
 class KeepClaim(Value):
@@ -81,7 +88,9 @@ class Claims:
                 self._claims[event.claim.award] = event.claim
                 return [KeepClaim(claim=event.claim)]
             case ReceiptArrived():
-                return self._receipt(event)
+                return self._receipt(event.award, event.receipt)
+            case ReceiptVoid():
+                return self._void(event)
             case AwardClosed():
                 return self._forget(event.award)
             case LedgerTimeMoved():
@@ -89,8 +98,13 @@ class Claims:
             case _:
                 assert_never(event)
 
-    def _receipt(self, event: ReceiptArrived) -> list[Effect]:
+    def _void(self, event: ReceiptVoid) -> list[Effect]:
+        """Without it the provider claims alone; another one may still come."""
         claim = self._claims.get(event.award)
+        return [] if claim is None or claim.receipt != event.receipt else self._receipt(event.award, None)
+
+    def _receipt(self, award: EntryId, receipt: Signed[Receipt] | None) -> list[Effect]:
+        claim = self._claims.get(award)
         if claim is None:
             return []
         kept = Claim(
@@ -98,10 +112,10 @@ class Claims:
             claim_after_ms=claim.claim_after_ms,
             expires_ms=claim.expires_ms,
             attestation=claim.attestation,
-            receipt=event.receipt,
+            receipt=receipt,
         )
-        self._claims[event.award] = kept
-        self._due_ms.pop(event.award, None)
+        self._claims[award] = kept
+        self._due_ms.pop(award, None)
         return [KeepClaim(claim=kept)]
 
     def _forget(self, award: EntryId) -> list[Effect]:

@@ -75,7 +75,7 @@ class Purse:
     keep: Callable[[list[Change]], None]
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
-    disown: Callable[[Signed[Receipt], NodeAddress, Millis], Awaitable[None]]
+    disown: Callable[[AccountId, Signed[Receipt], NodeAddress, Millis], Awaitable[None]]
     names: Names
     lengths: Lengths
     tokenizers: Tokenizers
@@ -348,7 +348,7 @@ class Delivery:
         if self._purse.author.signs_for(terms.bid.client):
             receipt = signing.sign(self._purse.author.key(terms.bid.client), nothing).signed
             address = self._contender(terms).listed.offer.address
-            await self._purse.disown(receipt, address, terms.expires_ms)
+            await self._purse.disown(terms.bid.client, receipt, address, terms.expires_ms)
 
     async def _settle(self, effect: award.Settle) -> None:
         """A client that signs for itself finds the attestation with its receipt, and settles, or lets the provider."""

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from wwwmarket.crypto import canonical
-from wwwmarket.domain.errors import Refusal
-from wwwmarket.domain.identity import NodeId
+from wwwmarket.crypto.signing import KeyPair, sign
+from wwwmarket.domain.errors import Forbidden, Refusal
+from wwwmarket.domain.identity import AccountId, NodeId
 from wwwmarket.domain.quantity import Millis
 from wwwmarket.domain.records import NodeAddress, Receipt, Signed
 from wwwmarket.domain.shape import Value
@@ -31,40 +32,45 @@ _RETRY_FIRST_MS: Final = 500
 _RETRY_MAX_MS: Final = 4_000
 
 
-class DisownedAward(Value):
-    """What is kept until the provider has it, or the award is over."""
+class DisownedAward(Value, omit_defaults=True):
+    """What is kept until the provider has it, or the award is over. ``client`` None: of before it was kept."""
 
     receipt: Signed[Receipt]
     address: NodeAddress
     until_ms: Millis
+    client: AccountId | None = None
 
 
 class Disowning:
-    """``to_self`` takes the receipt for an award that this node itself executed."""
+    """``to_self`` takes the receipt for an award that this node itself executed; ``key`` is what signs for an account
+    now, and raises Forbidden where this node has none.
+    """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what it asks of its node
         self,
         node: NodeId,
         transport: Transport,
         store: RecordStore,
         clock: Clock,
         to_self: Callable[[messages.ReceiptGiven], Awaitable[object]],
+        key: Callable[[AccountId], KeyPair],
     ) -> None:
         self._node = node
         self._transport = transport
         self._store = store
         self._clock = clock
         self._to_self = to_self
+        self._key = key
         self._waiting = 0
         self._news: asyncio.Queue[DisownedAward] = asyncio.Queue()
 
-    async def disown(self, receipt: Signed[Receipt], address: NodeAddress, until_ms: Millis) -> None:
+    async def disown(self, client: AccountId, receipt: Signed[Receipt], address: NodeAddress, until_ms: Millis) -> None:
         """Keep it, and tell later."""
         if self._waiting >= WAITING_MAX:
             _log.warning("award %s is not disowned: too many are", receipt.body.award)
             return
         self._waiting += 1
-        award = DisownedAward(receipt=receipt, address=address, until_ms=until_ms)
+        award = DisownedAward(receipt=receipt, address=address, until_ms=until_ms, client=client)
         await self._store.write([Change(kind=DISOWNED, key=receipt.body.award, body=canonical.encode(award))])
         self._news.put_nowait(award)
 
@@ -85,8 +91,18 @@ class Disowning:
         await self._store.write([Change(kind=DISOWNED, key=name, body=None)])
         self._waiting -= 1
 
+    def _renewed(self, award: DisownedAward) -> Signed[Receipt]:
+        """By the key that owns the client's account now: the ledger takes no word of one that was replaced."""
+        if award.client is None:
+            return award.receipt
+        try:
+            key = self._key(award.client)
+        except Forbidden:
+            return award.receipt
+        return award.receipt if key.account == award.receipt.signer else sign(key, award.receipt.body).signed
+
     async def _is_told(self, award: DisownedAward) -> bool:
-        given = messages.ReceiptGiven(receipt=award.receipt)
+        given = messages.ReceiptGiven(receipt=self._renewed(award))
         try:
             if award.address.node == self._node:
                 await self._to_self(given)

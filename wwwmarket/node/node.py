@@ -222,7 +222,14 @@ class Node:
             self.replica.state.account_of,
         )
         self.names = Names(self.world.records, self.world.ledger, self.replica, self.world.clock)
-        self.disowning = Disowning(self.id, self.world.transport, self.world.records, self.world.clock, self._disowned)
+        self.disowning = Disowning(
+            self.id,
+            self.world.transport,
+            self.world.records,
+            self.world.clock,
+            self._disowned,
+            self.author.key,
+        )
         self.buying = Buying(self._purse())
         self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)

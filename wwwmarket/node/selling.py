@@ -303,3 +303,6 @@ class Selling:
             await self._desk.submit(due)
         except Refusal as refusal:
             _log.info("settlement of %s refused: %s", due.award, refusal.message)
+            if refusal.reason == "not_by_client" and due.receipt is not None:
+                void = settlement.ReceiptVoid(award=due.award, receipt=due.receipt)
+                await self._perform(self._desk.claims.step(void))

@@ -8,11 +8,12 @@ from tests.integration.node.doors import Gateway, attestation_in
 from tests.integration.node.test_crashes import SHORT
 from tests.integration.node.test_purchases import pay
 from tests.integration.node.town import House, Town, collect, dearer, purchase, settlements, simulate
-from tests.unit.rules.world import STRANGER, make_receipt
-from wwwmarket.crypto import signing
-from wwwmarket.domain.errors import Conflict, Forbidden, NotFound
+from tests.unit.rules.world import STRANGER, consent, key, make_receipt
+from wwwmarket.crypto import canonical, signing
+from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Unauthorised
+from wwwmarket.domain.keys import Rotation
 from wwwmarket.domain.quantity import NO_USAGE
-from wwwmarket.node.disowning import DISOWNED
+from wwwmarket.node.disowning import DISOWNED, DisownedAward
 from wwwmarket.node.messages import ReceiptGiven
 from wwwmarket.node.service import Awarded
 from wwwmarket.simulator.engine import HELLO, Begin, Pause, Say
@@ -69,6 +70,52 @@ def test_a_gateway_that_dies_tells_the_loser_when_it_is_back():
         await town.settled()
         assert town.available(winner.key.account) == 0
         assert town.available(gateway.key.account) == PURSE_MICRO - bought.delivered.cost_micro
+
+    simulate(story, SHORT)
+
+
+def test_a_receipt_of_nothing_is_signed_anew_when_its_client_rotated():
+    """The ledger takes no word of a replaced key: the winner is told under the one in its place, and claims nothing."""
+
+    async def story(town: Town) -> None:
+        gateway, winner, other, buying = await cut_off(town)
+        bought = await buying
+        (kept,) = await gateway.records.scan(DISOWNED)
+        following, account = key("the gateway's next key"), gateway.key.account
+        rotation = Rotation(account=account, consent=consent(following, gateway.key))
+        await gateway.run(gateway.node.author.settle(account, rotation))
+        await town.until(lambda: winner.node.replica.state.owned_by(following.account) == account)
+        stale = ReceiptGiven(receipt=canonical.decode(kept[1], DisownedAward).receipt)
+        with pytest.raises(Unauthorised):
+            await winner.node.selling.disowned(stale)
+        gateway.node.author.add_key(following)
+        town.network.mend(gateway.id, winner.id)
+        await town.settled()
+        assert await gateway.records.scan(DISOWNED) == []
+        assert town.available(winner.key.account) == 0
+        assert town.available(account) == PURSE_MICRO - bought.delivered.cost_micro
+        assert town.available(other.key.account) == bought.delivered.cost_micro
+
+    simulate(story, SHORT)
+
+
+def test_a_client_that_rotates_away_from_its_receipt_pays_all_the_same():
+    """The ledger takes the receipt no more; its provider claims alone when the time has come."""
+
+    async def story(town: Town) -> None:
+        await town.house("operator", None)
+        provider = await town.house("provider", (Begin(), Say(data=b"data: hello\n\n")))
+        gateway = await Gateway.made(town, provider)
+        stream = await gateway.open_stream(await gateway.opening())
+        given = attestation_in(await gateway.hear(stream))
+        await gateway.send(stream, ReceiptGiven(receipt=gateway.receipt(given, usage=NO_USAGE)))
+        claims = provider.node.selling.desk.claims
+        await town.until(lambda: bool(claims.open))
+        body = Rotation(account=gateway.client.account, consent=consent(key("next"), gateway.client))
+        await gateway.submit(gateway.entry(body))
+        await town.settled()
+        assert town.available(provider.key.account) > 0
+        await town.until(lambda: not claims.open)
 
     simulate(story, SHORT)
 
