@@ -128,12 +128,38 @@ class RelayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TabConfig:
+    lock_micro: int = 0
+    """What is locked for each provider that one buys from under a tab; 0: every request is settled by itself."""
+    accepted: bool = False
+    """Whether this provider works under tabs."""
+    life_ms: int = 3_600_000
+    """How long a tab lasts. What of it is not used stays locked, so not for a day."""
+    awards_min: int = 4
+    """A tab that covers fewer of the present request is not worth its two entries."""
+    share_max: int = 2
+    """At most one part in so many of what an account has goes into one tab: the rest buys from others."""
+    told_retry_first_ms: int = 250
+    told_retry_max_ms: int = 8_000
+    declined_ms: int = 600_000
+    """How long a provider that works under no tabs is not asked again."""
+    known_ms: int = 2_000
+    """How long a provider waits for its copy of the ledger to show it a tab that a client already works under."""
+    look_ms: int = 1_000
+    """How often a provider looks whether a tab is to be settled."""
+    settle_before_ms: int = 120_000
+    """So long before a tab ends its provider begins to settle it, by its own clock: an idle ledger's time stands still,
+    and then jumps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeConfig:
     auction: AuctionConfig = AuctionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     ledger: LedgerConfig = LedgerConfig()
     finality: FinalityConfig = FinalityConfig()
     relay: RelayConfig = RelayConfig()
+    tabs: TabConfig = TabConfig()
     offer_validity_ms: int = 24 * 3_600_000
     """An offer outlives a crash of its provider by at most this; it is renewed while the provider serves."""
     client_first_ms: int = 2_000

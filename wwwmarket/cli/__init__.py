@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "account": Command("wwwmarket.cli.account:app", "Show what an account has, and say whose keys act for it."),
     "ledger": Command("wwwmarket.cli.ledger:app", "Export the ledger's files; show its entries; get proofs."),
     "verify": Command("wwwmarket.cli.verify:verify", "Check the proof of one entry or balance, offline."),
+    "tab": Command("wwwmarket.cli.tab:app", "Tabs: whether an answer bought under one was paid."),
     "audit": Command("wwwmarket.cli.audit:audit", "Check a whole ledger, trusting nobody."),
     "simulate": Command(
         "wwwmarket.cli.simulate:simulate", "Simulate a market and its rivals, on one clock and one seed."

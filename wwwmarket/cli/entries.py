@@ -15,6 +15,11 @@ def says(body: Mapping[str, Any]) -> str:  # noqa: C901, PLR0912 - one case a ki
             told = f"award {body['award'][:12]}, {body['attestation']['body']['outcome']}"
         case "transfer/v1":
             told = f"{body['amount_micro']} micro-credits to {body['to'][:12]}"
+        case "tab/v1":
+            told = f"locks {body['locked_micro']} micro-credits for {body['provider'][:12]}"
+        case "tab-settlement/v1":
+            count = len(body["unvouched"]) + (body["voucher"]["body"]["count"] if body["voucher"] else 0)
+            told = f"tab {body['tab'][:12]}, {count} answers"
         case "withdrawal/v1":
             told = f"offer {body['offer'][:12]}"
         case "dispute/v1":

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -122,6 +123,10 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         list[str] | None,
         option("--tokenizer", "Recount a model's answers by a tokenizer.json; several times.", metavar="MODEL=FILE"),
     ] = None,
+    tabs: Annotated[
+        int,
+        option("--tabs", "Lock so much with a provider, and settle many answers at once.", parser=parse_credits),
+    ] = "0",  # type: ignore[assignment] # typer parses defaults, too
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -151,7 +156,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         relay_ports=None if relay_ports is None else parse_ports(relay_ports),
         passphrase=passphrase_of(where, NODE_KEY),
         tokenizers=tuple(tokenizer or ()),
-        config=PRESETS[preset],
+        config=replace(PRESETS[preset], tabs=replace(PRESETS[preset].tabs, lock_micro=tabs)),
     )
     run_until_told(_serve(settings, ready_file, stdin=end_with_stdin, json=json))
 

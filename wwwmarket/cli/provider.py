@@ -172,6 +172,9 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
     advertise: Advertise = None,
     relays: Relays = "auto",
     traces: Traces = False,
+    accept_tabs: Annotated[
+        bool, option("--accept-tabs", "Work under clients' tabs: many answers, one settlement.")
+    ] = False,
     preset: Annotated[Preset, option("--preset", "How far apart the market's nodes are.")] = "local",
     ready_file: ReadyFile = None,
     end_with_stdin: EndWithStdin = False,
@@ -211,7 +214,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         relays=relays,
         traces=traces,
         passphrase=passphrase_of(where, NODE_KEY),
-        config=PRESETS[preset],
+        config=replaced(PRESETS[preset], tabs=replaced(PRESETS[preset].tabs, accepted=accept_tabs)),
     )
     run_until_told(_sell(settings, offer, sources, ready_file, stdin=end_with_stdin, json=json))
 

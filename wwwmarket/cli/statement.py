@@ -170,6 +170,7 @@ def _plain(line: Line) -> dict[str, Any]:
         "model": line.model,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
+        "answers": line.answers,
         "net_micro": line.net_micro,
         "available_micro": line.available_micro,
         "locked_micro": line.locked_micro,
@@ -184,7 +185,7 @@ def _day(at_ms: int) -> str:
 
 _LINE_COLUMNS: Final = (
     *("index", "at", "kind", "counterparty", "model", "award", "input_tokens", "output_tokens"),
-    *("net_micro", "available_micro", "locked_micro", "bonded_micro"),
+    *("net_micro", "available_micro", "locked_micro", "bonded_micro", "tab", "answers"),
 )
 
 
@@ -206,7 +207,8 @@ def _cells(line: Line) -> tuple[Any, ...]:
     counts = (usage.input_tokens, usage.output_tokens) if usage else ("", "")
     named = (line.kind, line.counterparty or "", line.model or "", line.award or "")
     parts = (line.net_micro, line.available_micro, line.locked_micro, line.bonded_micro)
-    return (line.index, _moment(line.at_ms), *named, *counts, *parts)
+    answers = "" if line.answers is None else line.answers
+    return (line.index, _moment(line.at_ms), *named, *counts, *parts, line.tab or "", answers)
 
 
 def _moment(at_ms: int) -> str:
@@ -243,7 +245,7 @@ def _page(statement: Statement, ledger: str) -> str:
 
 
 def _row(line: Line, base: str | None) -> str:
-    entry, kind = str(line.index), escape(line.kind)
+    entry, kind = str(line.index), escape(_kind(line))
     if base is not None:
         entry = f'<a href="{escape(base)}/ledger/proof/entry/{line.index}">{line.index}</a>'
         if line.award is not None:
@@ -253,6 +255,11 @@ def _row(line: Line, base: str | None) -> str:
     amounts = (credits_text(line.net_micro), credits_text(line.available_micro))
     words = (entry, _moment(line.at_ms), kind, (line.counterparty or "")[:12], escape(line.model or ""))
     return f"<tr>{''.join(f'<td>{word}' for word in words)}{''.join(f'<td class=n>{n}' for n in (*counts, *amounts))}"
+
+
+def _kind(line: Line) -> str:
+    """What the entry is; for a tab, for how many answers, each of which its receipt's proof explains."""
+    return line.kind if line.answers is None else f"{line.kind} of {line.answers:,} answers"
 
 
 def _total_row(total: Total) -> str:

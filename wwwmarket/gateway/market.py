@@ -25,6 +25,7 @@ from wwwmarket.gateway.request import account_id, api_key, decode, digest_of, en
 from wwwmarket.gateway.response import answer_of, json_response, until_answered
 from wwwmarket.gateway.schemas import Schemas
 from wwwmarket.gateway.splice import as_json, receipt_path
+from wwwmarket.market.tab import TabProof
 from wwwmarket.node.service import (
     AccountView,
     AsksView,
@@ -216,7 +217,7 @@ def _preferences(request: Request, bid: BidForKey, wanted: Generation, service: 
     return msgspec.structs.replace(preferences, **{name: value for name, value in own.items() if value is not None})
 
 
-def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:
+def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:  # noqa: C901 - one door each
     @doors.get("/v1/offers", responses=schemas.answers(OfferList, "In merit order: the cheapest output first"))
     async def offers(
         model: Annotated[str | None, Query(max_length=128)] = None, limit: Annotated[int, Query(ge=1, le=1_000)] = 100
@@ -245,6 +246,11 @@ def _add_reading(doors: APIRouter, service: Service, schemas: Schemas) -> None:
     @doors.get("/v1/receipts/{award}", responses=schemas.answers(ReceiptView, "Both sides' accounts of one execution"))
     async def receipt(award: str) -> Response:
         return json_response(await service.receipt(entry_id(award)))
+
+    @doors.get("/v1/receipts/{award}/tab", responses=schemas.answers(TabProof, "That its tab pays for an answer"))
+    async def tab_proof(award: str) -> Response:
+        """Of an answer bought under a tab: ``wwwmarket tab verify`` judges it, with a copy of the ledger."""
+        return json_response(await service.tab_proof(entry_id(award)))
 
     @doors.get(
         "/v1/accounts/{account}", responses=schemas.answers(AccountView, "A balance, and the next entry's place")

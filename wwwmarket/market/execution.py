@@ -178,7 +178,9 @@ class Executor:
         ledger: Ledger,
         *,
         started_ms: Millis,
+        promised: bool = False,
     ) -> None:
+        """``promised``: what the award is paid from is locked already, so that nothing has to be waited for."""
         self._key = key
         self._id = award_id
         self._award = award
@@ -188,7 +190,7 @@ class Executor:
         self._hasher = ResponseHasher()
         self._request_digest = award.bid.request_digest
         self._held: list[Effect] = []
-        self._promised = False
+        self._promised = promised
         self._running = False
         self._finished: tuple[Outcome, Usage, str] | None = None
         self._first_token_ms: int | None = None

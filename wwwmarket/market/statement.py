@@ -11,11 +11,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import Meta
 
 from wwwmarket.crypto.digest import kind_of
-from wwwmarket.domain.book import Account, AccountRow, AwardRow, OpenAward, OpenTab
+from wwwmarket.domain.book import Account, AccountRow, AwardRow, OpenAward, OpenTab, TabRow
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import INTEGER_MAX, NO_USAGE, Count, Millis, Usage
-from wwwmarket.domain.records import Award, Decree, Genesis, Settlement, TabOpening, TabSettlement, Transfer
+from wwwmarket.domain.records import Award, Body, Decree, Genesis, Settlement, TabOpening, TabSettlement, Transfer
 from wwwmarket.domain.shape import Value
 from wwwmarket.rules.check import Checked
 from wwwmarket.rules.state import Applied, State
@@ -27,7 +27,8 @@ Grouping: TypeAlias = Literal["day", "counterparty", "model", "kind"]
 class Line(Value):
     """One entry's effect on the account. ``at_ms`` is the ledger's time; ``kind`` the entry's, without its version.
 
-    ``counterparty``, ``model``, ``award`` and ``usage`` are given where the entry has them. A change of the whole is
+    ``counterparty``, ``model``, ``award``, ``tab`` and ``usage`` are given where the entry has them; ``answers`` is how
+    many a tab's settlement pays for, each by a receipt that both sides keep. A change of the whole is
     what was earned, or with a minus spent; the parts move between free, locked and bonded.
     """
 
@@ -41,6 +42,8 @@ class Line(Value):
     available_micro: Change
     locked_micro: Change
     bonded_micro: Change
+    tab: EntryId | None = None
+    answers: Count | None = None
 
     @property
     def net_micro(self) -> int:
@@ -106,6 +109,8 @@ class Reader:
             available_micro=after.available_micro - before.available_micro,
             locked_micro=after.locked_micro - before.locked_micro,
             bonded_micro=after.bonded_micro - before.bonded_micro,
+            tab=next((row.id for row in applied.rows if isinstance(row, TabRow)), None),
+            answers=_answers(checked.body),
         )
 
 
@@ -146,6 +151,12 @@ def _award_of(checked: Checked) -> EntryId | None:
     """The award that an entry is about: a settlement, a dispute and their like name it."""
     award: EntryId | None = getattr(checked.body, "award", None)
     return award if isinstance(award, str) else None
+
+
+def _answers(body: Body) -> Count | None:
+    if not isinstance(body, TabSettlement):
+        return None
+    return len(body.unvouched) + (0 if body.voucher is None else body.voucher.body.count)
 
 
 def _counterparty(account: AccountId, applied: Applied) -> AccountId | None:

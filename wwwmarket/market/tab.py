@@ -17,7 +17,9 @@ A voucher is refused by its provider unless
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
+
+from msgspec import Meta
 
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.digest import digest
@@ -38,7 +40,7 @@ from wwwmarket.domain.records import (
     Unvouched,
     Voucher,
 )
-from wwwmarket.domain.shape import Value
+from wwwmarket.domain.shape import Record, Value
 from wwwmarket.ledger.merkle import Frontier, complete_root, leaf_hash
 from wwwmarket.ledger.proofs import Proof, inclusion_proof, verify_inclusion
 
@@ -48,6 +50,9 @@ AWARD_BYTES_MAX: Final = 6_500
 """Canonical: eight of these with their attestations are one entry, so that nothing at work is beyond claiming. An award
 that lists 64 asks, the most there can be, is about that large.
 """
+
+CLAIMABLE_MS: Final = 60_000
+"""Before the tab's end everything at work under it can be claimed for so long: a restart of its provider and more."""
 
 AccountOf = Callable[[AccountId], AccountId | None]
 """For which account a key speaks: ``domain.book.Book.account_of``."""
@@ -125,7 +130,7 @@ class Tally:
         held = sum(one.locked_micro for one in (*(work.body.award for work in self.at_work.values()), *unheard))
         if self.paid_micro + held + award.locked_micro > self.opened.locked_micro:
             raise Conflict("the tab has not so much left: open another", reason="tab_spent")
-        if award.expires_ms > self.opened.expires_ms:
+        if max(award.expires_ms, award.claim_after_ms + CLAIMABLE_MS) > self.opened.expires_ms:
             raise Stale("the tab ends before this award could: open another", reason="tab_ends")
 
     def begin(self, award: Verified[TabAward]) -> None:
@@ -430,6 +435,42 @@ def proof_of(leaves: Sequence[bytes], index: int) -> Proof:
         return complete_root(hashes[place << level : (place + 1) << level])
 
     return inclusion_proof(index, len(leaves), node)
+
+
+class TabProof(Record, tag="tab-proof/v1"):
+    """That an answer is among those that a tab pays for: its receipt, leaf ``index`` of ``count``, and the ``hashes``
+    from there to the root of all of them (RFC 6962, section 2.1.1).
+    """
+
+    tab: EntryId
+    receipt: TabReceipt
+    index: Count
+    count: Count
+    hashes: Annotated[tuple[Digest, ...], Meta(max_length=63)]
+
+
+def prove(tab: EntryId, receipts: Sequence[TabReceipt], index: Count) -> TabProof:
+    hashes = proof_of([canonical.encode(one) for one in receipts], index)
+    told = tuple(Digest(each.hex()) for each in hashes)
+    return TabProof(tab=tab, receipt=receipts[index], index=index, count=len(receipts), hashes=told)
+
+
+def verify_proof(proof: TabProof, opened: OpenTab, voucher: Voucher, rule: PaymentRule, account_of: AccountOf) -> Worth:
+    """What an answer came to, by a proof and the voucher that its tab was settled with.
+
+    1. The voucher is of as many receipts, and this one is under its root, at that place.
+    2. It is signed by the tab's client and provider, and under this tab.
+
+    Raises:
+        Malformed, Unauthorised: it does not show that.
+    """
+    leaf = canonical.encode(proof.receipt)
+    if (voucher.tab, voucher.count) != (proof.tab, proof.count):
+        raise Malformed(f"the tab was settled for {voucher.count} answers, and this proof is of {proof.count}")
+    check_proof(voucher, leaf, proof.index, [bytes.fromhex(each) for each in proof.hashes])  # 1
+    kept = read_receipt(leaf)
+    _check_kept(kept, proof.tab, opened, account_of)  # 2
+    return worth(rule, kept.award.body.award, kept.attestation.body, kept.receipt.body)
 
 
 def check_proof(voucher: Voucher, leaf: bytes, index: int, proof: Sequence[bytes]) -> None:

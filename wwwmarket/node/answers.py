@@ -15,12 +15,13 @@ from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, NotFound, Un
 from wwwmarket.domain.identity import AccountId, Digest, EntryId
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, MicroCredits
-from wwwmarket.domain.records import Bid, Certified, Decree, Evidence, Inclusion, Resolution, Signed
+from wwwmarket.domain.records import Bid, Certified, Decree, Evidence, Inclusion, Resolution, Signed, TabSettlement
 from wwwmarket.domain.standing import Standing
 from wwwmarket.ledger.bundles import encode_bundle
 from wwwmarket.ledger.merkle import HASH_BYTES
 from wwwmarket.ledger.tiles import TILE_WIDTH, BundleId, TileId, parse_path
 from wwwmarket.market.allowance import NO_LIMITS, Limits
+from wwwmarket.market.tab import TabProof, prove
 from wwwmarket.node.award_records import AWARD, AwardRecord
 from wwwmarket.node.budgets import metered
 from wwwmarket.node.delivery import Decision
@@ -145,11 +146,13 @@ class Answers:
     # Looking
 
     async def explain(self, award: EntryId) -> Explanation:
-        return self._explanation(await self._record(award))
+        record = await self._record(award)
+        return self._explanation(record, await self._tab_of(record))
 
     async def recent_awards(self, limit: int) -> Sequence[Explanation]:
         kept = await self._node.world.records.scan(AWARD, newest_first=True, limit=limit)
-        return [self._explanation(_read(body)) for _, body in kept]
+        records = [_read(body) for _, body in kept]
+        return [self._explanation(record, await self._tab_of(record)) for record in records]
 
     def asks(self, limit: int) -> AsksView:
         return self._reviewing().view(limit)
@@ -166,8 +169,9 @@ class Answers:
         record = await self._record(award)
         if record.attestation is None:
             raise NotFound("that award has no receipt: nothing was delivered, or it is still at work", param="id")
+        tab = await self._tab_of(record)
         try:
-            index: int | None = self._node.replica.settlement_of(award)
+            index: int | None = self._node.replica.settlement_of(tab or award)
         except NotFound:
             index = None
         return ReceiptView(
@@ -178,7 +182,35 @@ class Answers:
             settlement_index=index,
             finality=self._finality(index),
             proof=None if index is None else f"/ledger/proof/entry/{index}",
+            tab=tab,
         )
+
+    async def tab_proof(self, award: EntryId) -> TabProof:
+        place = await self._node.tabs_bought.tab_of(award)
+        if place is None:
+            raise NotFound("this node bought nothing of that name under a tab", param="id")
+        receipts = [kept.receipt for kept in await self._node.tabs_bought.receipts(place.tab)]
+        receipts = receipts[: await self._settled_count(place.tab, len(receipts))]
+        index = next((at for at, one in enumerate(receipts) if one.award.body.number == place.number), None)
+        if index is None:
+            raise NotFound("that award is not among those that its tab's voucher pays for", param="id")
+        return prove(place.tab, receipts, index)
+
+    async def _settled_count(self, tab: EntryId, latest: Count) -> Count:
+        """How many receipts the tab was settled with; all of them while it is open."""
+        try:
+            index = self._node.replica.settlement_of(tab)
+        except NotFound:
+            return latest
+        (leaf,) = await self._node.world.ledger.read(index, index + 1)
+        body = bytes(signing.open_entry(leaf).entry.body)
+        settled = canonical.decode(body, TabSettlement, bytes_max=canonical.ENTRY_BYTES_MAX)
+        return 0 if settled.voucher is None else settled.voucher.body.count
+
+    async def _tab_of(self, record: AwardRecord) -> EntryId | None:
+        """Where an award is promised by the ledger it is under no tab, which saves a look."""
+        place = None if record.inclusion is not None else await self._node.tabs_bought.tab_of(record.id)
+        return None if place is None else place.tab
 
     def account(self, account: AccountId) -> AccountView:
         state = self._node.replica.state
@@ -300,12 +332,12 @@ class Answers:
             raise NotFound("this node made no such award; ask the node whose auction it was", param="id")
         return _read(body)
 
-    def _explanation(self, record: AwardRecord) -> Explanation:
+    def _explanation(self, record: AwardRecord, tab: EntryId | None) -> Explanation:
         return Explanation(
             id=record.id,
             bid=record.award.bid,
             award=record.award,
-            status=self._status_of(record),
+            status=self._status_of(record) if tab is None else self._status_under(tab),
             asks=record.judged,
             attempts=record.attempts,
             auction_ms=record.auction_us / 1_000,
@@ -322,6 +354,17 @@ class Answers:
         """Of an entry; what has no place yet is pending where anything ever becomes final."""
         replica = self._node.replica
         return replica.finality(replica.size if index is None else index)
+
+    def _status_under(self, tab: EntryId) -> Literal["open", "settled", "expired"]:
+        """Of an award under a tab: as its tab."""
+        replica = self._node.replica
+        if replica.state.tab(tab) is not None:
+            return "open"
+        try:
+            replica.settlement_of(tab)
+        except NotFound:
+            return "expired"
+        return "settled"
 
     def _status_of(self, record: AwardRecord) -> Literal["pending", "open", "settled", "expired", "refused"]:
         replica = self._node.replica

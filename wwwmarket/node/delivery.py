@@ -17,10 +17,21 @@ from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
 from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
-from wwwmarket.domain.records import Attestation, Award, Bid, NodeAddress, Receipt, Settlement, Signed
+from wwwmarket.domain.records import (
+    Attestation,
+    Award,
+    Bid,
+    Inclusion,
+    NodeAddress,
+    Receipt,
+    Settlement,
+    Signed,
+    TabAward,
+)
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import auction, award
 from wwwmarket.market.recount import Recount
+from wwwmarket.market.tab import name_of
 from wwwmarket.node import messages
 from wwwmarket.node.author import Author, Included
 from wwwmarket.node.award_records import AWARD, AwardRecord, Recent
@@ -31,12 +42,13 @@ from wwwmarket.node.recounting import Recounting
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.service import Awarded, Delivered, DeliveryEvent, Purchase
 from wwwmarket.node.speaking import AccountOf
+from wwwmarket.node.tabs_bought import TabsBought
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.engine import EngineRefused, ResponsePiece, ResponseStarted
 from wwwmarket.ports.store import Change, RecordStore
 from wwwmarket.ports.tokenizer import Tokenizers
 from wwwmarket.ports.tracing import Tracer
-from wwwmarket.ports.transport import Transport
+from wwwmarket.ports.transport import Stream, Transport
 from wwwmarket.rules.registry import AwardRule
 
 _log = logging.getLogger("wwwmarket.delivery")
@@ -75,6 +87,8 @@ class Purse:
     keep: Callable[[list[Change]], None]
     recent: Recent
     acknowledge: Callable[[Bid, Sequence[auction.JudgedAsk], EntryId | None], None]
+    execute_self: Callable[[Stream, messages.Execute | messages.ExecuteUnderTab], Awaitable[None]]
+    tabs: TabsBought
     disown: Callable[[AccountId, Signed[Receipt], NodeAddress, Millis], Awaitable[None]]
     names: Names
     lengths: Lengths
@@ -111,6 +125,7 @@ class Delivery:
         self._attempt: Attempt | None = None
         self._record: AwardRecord | None = None
         self._leaf = b""
+        self._under: Signed[TabAward] | None = None
         self._attempts: list[EntryId] = []
 
     def leave(self) -> None:
@@ -240,8 +255,14 @@ class Delivery:
                 await self._fail(effect)
 
     async def _sign(self, effect: award.SignAward) -> None:
-        """Durable before anybody sees it; the ledger's promise follows as an event."""
+        """Durable before anybody sees it; the ledger's promise follows as an event, unless it is given by a tab."""
         client = effect.award.bid.client
+        self._under = await self._under_tab(effect)
+        if self._under is not None:
+            name = name_of(self._under.body)
+            self._begun(name, effect.award, effect.attempt, inclusion=None)
+            await self._step(award.AwardSigned(at_ms=self._now_ms(), award=name))
+            return
         try:
             keep = None if self._purchase is None else self._purse.names.keep(self._purchase)
             written = await self._purse.author.write(client, effect.award, keep)
@@ -256,18 +277,29 @@ class Delivery:
     def signed(self, entry: VerifiedEntry, terms: Award, inclusion: Included, *, attempt: int) -> None:
         """An award of this request is durable, and on its way to the ledger."""
         self._leaf = entry.leaf
-        self._attempts.append(entry.id)
+        self._begun(entry.id, terms, attempt, inclusion=inclusion.result().signed if inclusion.done() else None)
+        self._help(self._await_promise(entry.id, inclusion))
+
+    async def _under_tab(self, effect: award.SignAward) -> Signed[TabAward] | None:
+        """The award under a tab, where one can be used; a named purchase is looked up by its award on the ledger."""
+        if self._purchase is None or self._purchase.name is not None:
+            return None
+        terms, ask = effect.award, effect.contender.ask
+        return await self._purse.tabs.sign(terms.bid.client, terms, ask.by, effect.contender.offer.address)
+
+    def _begun(self, name: EntryId, terms: Award, attempt: int, *, inclusion: Signed[Inclusion] | None) -> None:
+        self._attempts.append(name)
         self._record = AwardRecord(
-            id=entry.id,
+            id=name,
             award=terms,
             judged=self._decision.decided.judged,
             attempts=tuple(self._attempts),
             auction_us=self._decision.auction_us,
-            inclusion=inclusion.result().signed if inclusion.done() else None,
+            inclusion=inclusion,
         )
         self._say(
             Awarded(
-                award=entry.id,
+                award=name,
                 provider=self._contender(terms).listed.provider,
                 prices=terms.prices,
                 locked_micro=terms.locked_micro,
@@ -276,8 +308,7 @@ class Delivery:
             )
         )
         if attempt == 1:
-            self._acknowledge(entry.id, terms)
-        self._help(self._await_promise(entry.id, inclusion))
+            self._acknowledge(name, terms)
 
     def _acknowledge(self, name: EntryId, terms: Award) -> None:
         """This node stands behind the auction's own award; not behind a client's other choice, nor behind failovers."""
@@ -310,6 +341,7 @@ class Delivery:
             contender=effect.contender,
             goods=self._goods,
             promise=self._record.inclusion,
+            under_tab=self._under,
         )
         if effect.contender.offer.address.node != self._purse.node:
             self._purse.count(DISPATCH_MESSAGES)
@@ -347,6 +379,9 @@ class Delivery:
         terms = self._record.award
         if self._purse.author.signs_for(terms.bid.client):
             receipt = signing.sign(self._purse.author.key(terms.bid.client), nothing).signed
+            if self._under is not None:
+                await self._purse.tabs.disown(self._under, receipt)
+                return
             address = self._contender(terms).listed.offer.address
             await self._purse.disown(terms.bid.client, receipt, address, terms.expires_ms)
 
@@ -368,11 +403,20 @@ class Delivery:
         if self._purse.author.signs_for(client):
             receipt = signing.sign(self._purse.author.key(client), effect.receipt).signed
             self._record = replace(self._record, receipt=receipt)
-            self._tell(messages.ReceiptGiven(receipt=receipt))
-            self._purse.settle(
-                client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
-            )
+            if self._under is not None:
+                await self._vouch(self._under, effect.attestation, receipt)
+            else:
+                self._tell(messages.ReceiptGiven(receipt=receipt))
+                self._purse.settle(
+                    client, Settlement(award=self._record.id, attestation=effect.attestation, receipt=receipt)
+                )
         self._keep(learnt)
+
+    async def _vouch(self, under: Signed[TabAward], attestation: Signed[Attestation], receipt: Signed[Receipt]) -> None:
+        try:
+            await self._purse.tabs.vouch(under, attestation, receipt)
+        except Refusal as refusal:
+            _log.info("award %s is not vouched for: %s", attestation.body.award, refusal.message)
 
     def _learn(self, usage: Usage, attestation: Attestation) -> list[Change]:
         """How long this client's answers are; one that failed or was cancelled says nothing about that."""

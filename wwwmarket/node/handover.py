@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import re
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeAlias
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical
 from wwwmarket.crypto.sealing import Channel, SealingPair
 from wwwmarket.domain.errors import Malformed, Refusal, TooLarge, Unavailable
 from wwwmarket.domain.identity import EntryId, NodeId
-from wwwmarket.domain.records import Inclusion, Signed
+from wwwmarket.domain.records import Inclusion, Signed, TabAward
 from wwwmarket.domain.shape import Value
 from wwwmarket.market import award
 from wwwmarket.market.award import Contender
@@ -21,6 +22,8 @@ from wwwmarket.node.speaking import AccountOf, heard
 from wwwmarket.ports.clock import Clock, Entropy
 from wwwmarket.ports.tracing import TraceParent
 from wwwmarket.ports.transport import Stream, Transport
+
+_Opening: TypeAlias = messages.Execute | messages.ExecuteUnderTab
 
 _CLOSE_TIMEOUT_MS: Final = 1_000
 _CONTENT_TYPE: Final = re.compile(rb"[a-z]+/[\x21-\x7e][\x20-\x7e]{0,126}")
@@ -37,11 +40,14 @@ class Goods(Value):
 
 
 class Handover(Value):
+    """``leaf`` is the award's entry; ``under_tab`` the award itself, where it has none."""
+
     award: EntryId
     leaf: bytes
     contender: Contender
     goods: Goods
     promise: Signed[Inclusion] | None
+    under_tab: Signed[TabAward] | None = None
 
 
 class Surroundings(Protocol):
@@ -53,6 +59,11 @@ class Surroundings(Protocol):
     clock: Clock
     entropy: Entropy
     config: NodeConfig
+
+    @property
+    def execute_self(self) -> Callable[[Stream, _Opening], Awaitable[None]]:
+        """Serve an award that this node gave to itself."""
+        ...
 
     @property
     def account_of(self) -> AccountOf: ...
@@ -113,7 +124,7 @@ class Attempt:
                 )
             )
 
-    def _seal(self) -> tuple[Channel, messages.Execute]:
+    def _seal(self) -> tuple[Channel, _Opening]:
         goods = self._handover.goods
         ours = SealingPair(self._around.entropy.bytes(32))
         channel = ours.channel(self._handover.contender.offer.sealing_key, "gateway")
@@ -124,6 +135,9 @@ class Attempt:
             traceparent=goods.traceparent,
         )
         first = canonical.encode(order) + b"\n" + goods.request[: messages.FIRST_PART_BYTES_MAX]
+        under = self._handover.under_tab
+        if under is not None:
+            return channel, messages.ExecuteUnderTab(award=under, gateway_key=ours.public, sealed=channel.seal(first))
         opening = messages.Execute(
             leaf=self._handover.leaf.decode("ascii"),
             gateway_key=ours.public,
@@ -132,7 +146,7 @@ class Attempt:
         )
         return channel, opening
 
-    async def _open(self, opening: messages.Execute) -> Stream:
+    async def _open(self, opening: _Opening) -> Stream:
         address = self._handover.contender.offer.address
         if address.node != self._around.node:
             timeout_ms = self._around.config.submit_timeout_ms
@@ -140,7 +154,7 @@ class Attempt:
         if self._around.selling is None:
             raise Unavailable("this node sells nothing now", retry_after_ms=1_000)
         near, far = loopback.pair(self._around.node)
-        self._selling = asyncio.create_task(_sell(self._around.selling, far, opening))
+        self._selling = asyncio.create_task(_sell(self._around, far, opening))
         return near
 
     async def _speak(self, stream: Stream, channel: Channel) -> None:
@@ -198,8 +212,8 @@ def _attested(given: messages.AttestationGiven, name: EntryId, now_ms: int, acco
     return award.Attested(at_ms=now_ms, award=name, attestation=attestation, reason=given.reason, engine=engine)
 
 
-async def _sell(selling: Selling, stream: Stream, opening: messages.Execute) -> None:
+async def _sell(around: Surroundings, stream: Stream, opening: _Opening) -> None:
     try:
-        await selling.execute(stream, opening)
+        await around.execute_self(stream, opening)
     except (Refusal, TimeoutError):
         await stream.abort()

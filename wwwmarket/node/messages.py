@@ -21,11 +21,23 @@ from wwwmarket.domain.errors import (
     Unauthorised,
     Unavailable,
 )
-from wwwmarket.domain.identity import EntryId, SealingKey
+from wwwmarket.domain.identity import AccountId, EntryId, SealingKey
 from wwwmarket.domain.model import ModelName
 from wwwmarket.domain.quantity import Count, Millis
-from wwwmarket.domain.records import Ask, AsksReceived, Attestation, Bid, Inclusion, Receipt, Signed, SocketAddress
+from wwwmarket.domain.records import (
+    Ask,
+    AsksReceived,
+    Attestation,
+    Bid,
+    Inclusion,
+    Receipt,
+    Signed,
+    SocketAddress,
+    TabAward,
+    TabOpening,
+)
 from wwwmarket.domain.shape import Record
+from wwwmarket.market.tab import Kept
 from wwwmarket.overlay import records as overlay
 from wwwmarket.ports.relay import Reservation
 from wwwmarket.ports.tracing import TraceParent
@@ -144,6 +156,55 @@ class ReceiptGiven(Record, tag="receipt-given/v1"):
     receipt: Signed[Receipt]
 
 
+class TabOffered(Record, tag="tab-offered/v1"):
+    """From a client, before it locks anything: will you work under such a tab?"""
+
+    client: AccountId
+    terms: TabOpening
+
+
+class Vouch(Record, tag="vouch/v1"):
+    """From a tab's client: an answer's receipt, and its word on all so far."""
+
+    kept: Kept
+
+
+class Vouched(Record, tag="vouched/v1"):
+    """How many receipts the provider holds now, durably: the client goes on from there."""
+
+    count: Count
+
+
+class Recall(Record, tag="recall/v1"):
+    """From a tab's client that got nothing: what do you say of this award? One that never came is begun no more."""
+
+    award: Signed[TabAward]
+
+
+class Recalled(Record, tag="recalled/v1"):
+    attestation: Signed[Attestation]
+
+
+class TabEnd(Record, tag="tab-end/v1"):
+    """The client's word that it works under this tab no more."""
+
+    tab: EntryId
+
+
+class EndTab(Record, tag="end-tab/v1"):
+    """From a tab's client: settle it, as soon as you have what you are owed."""
+
+    end: Signed[TabEnd]
+
+
+class ExecuteUnderTab(Record, tag="execute-under-tab/v1"):
+    """As ``Execute``, for an award that is between its two sides alone; the ledger has locked for it already."""
+
+    award: Signed[TabAward]
+    gateway_key: SealingKey
+    sealed: Annotated[bytes, Meta(max_length=393_216)]
+
+
 class Order(Record, tag="order/v1"):
     """Sealed, from the gateway: what to run; ``request_bytes`` is the length of the request that follows.
 
@@ -165,11 +226,13 @@ class AttestationGiven(Record, tag="attestation-given/v1"):
     engine_body: Annotated[str, Meta(max_length=65_536)] = ""
 
 
-Call: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | ReserveRelay | ReceiptGiven
+TabCall: TypeAlias = TabOffered | Vouch | Recall | EndTab
+Call: TypeAlias = AskRequest | Acknowledge | Submit | Tokenize | ReserveRelay | ReceiptGiven | TabCall
 """What a node's own parts answer; the overlay answers the rest."""
 Request: TypeAlias = Call | overlay.Message
-Answer: TypeAlias = AskAnswer | Decline | Acknowledged | Submitted | Tokenized | RelayReserved | Refused
-Opening: TypeAlias = Execute | Follow
+TabAnswer: TypeAlias = Acknowledged | Vouched | Recalled
+Answer: TypeAlias = AskAnswer | Decline | Submitted | Tokenized | RelayReserved | TabAnswer | Refused
+Opening: TypeAlias = Execute | ExecuteUnderTab | Follow
 GatewayFrame: TypeAlias = Promise | CancelExecution | ReceiptGiven
 
 _REFUSALS: dict[str, type[Refusal]] = {

@@ -13,7 +13,7 @@ from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.signing import KeyPair, VerifiedEntry
 from wwwmarket.dispatch.output_length import OutputLengths
-from wwwmarket.domain.book import AwardRow, ListedOffer, OfferRow, OpenAward, Row
+from wwwmarket.domain.book import AwardRow, ListedOffer, OfferRow, OpenAward, Row, TabRow
 from wwwmarket.domain.errors import Conflict, Forbidden, NotFound, Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Genesis, Mark, NodeAddress, Settlement
@@ -42,6 +42,8 @@ from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.node.succeeding import Succeeding
+from wwwmarket.node.tabs_bought import TabsBought
+from wwwmarket.node.tabs_sold import TabsSold
 from wwwmarket.node.turns import Turns, TurnsSubmission, address_of
 from wwwmarket.node.watching import KeepEvidence, Watching
 from wwwmarket.ports.clock import Clock, Entropy
@@ -136,6 +138,7 @@ class Node:
         self.keyring: Final = Keyring(world.key, self.account_key, world.records, world.clock, world.entropy)
         self.selling: Selling | None = None
         self.reviewing: Reviewing | None = None
+        self.tabs_sold: TabsSold | None = None
         self.draining = False
         self._started = False
         self._ledger = ledger
@@ -230,6 +233,7 @@ class Node:
             self._disowned,
             self.author.key,
         )
+        self.tabs_bought = self._tabs_bought()
         self.buying = Buying(self._purse())
         self._started = True
         self.world.transport.serve(self._on_request, self._on_stream)
@@ -248,6 +252,7 @@ class Node:
         for pair in self.keyring.pairs():
             self.author.add_key(pair)
         await self.author.resubmit()
+        await self.tabs_bought.restore()
         await self.names.forget_old()
         self._run(self.disowning.run())
         self._run(self.neighbours.run())
@@ -331,6 +336,9 @@ class Node:
             self.measures.count,
         )
         await selling.restore()
+        self.tabs_sold = self._tabs_sold(selling)
+        await self.tabs_sold.restore()
+        self._run(self.tabs_sold.run())
         await self.reviewing.restore()
         self._run(self.reviewing.run())
         await self._answer_disputes(
@@ -354,8 +362,13 @@ class Node:
         try:
             async with asyncio.timeout(self.world.config.drain_ms / 1_000):
                 await self.buying.drain()
+                await self.tabs_bought.leave()
+                if self.tabs_sold is not None:
+                    await self.tabs_sold.leave()
                 if self.selling is not None:
                     await self.selling.drained()
+                if self.tabs_sold is not None:
+                    await self.tabs_sold.settled()
         except TimeoutError:
             _log.warning("left with work in flight after %d ms", self.world.config.drain_ms)
         await self.neighbours.leave()
@@ -561,6 +574,8 @@ class Node:
             keep=self._keep,
             recent=self.recent,
             acknowledge=self.acknowledging.acknowledge,
+            execute_self=self._execute,
+            tabs=self.tabs_bought,
             disown=self.disowning.disown,
             names=self.names,
             lengths=self.lengths,
@@ -568,6 +583,54 @@ class Node:
             tokenizers=world.tokenizers,
             account_of=state.account_of,
         )
+
+    def _tabs_bought(self) -> TabsBought:
+        world, state = self.world, self.replica.state
+        return TabsBought(
+            world.config.tabs,
+            self.author,
+            world.records,
+            world.ledger,
+            world.clock,
+            state.tab,
+            lambda: state.rules.settlement,
+            state.account_of,
+            lambda account: state.account(account).available_micro,
+            self._put_to,
+            self._spawn,
+            submit_timeout_ms=world.config.submit_timeout_ms,
+        )
+
+    def _tabs_sold(self, selling: Selling) -> TabsSold:
+        state = self.replica.state
+        return TabsSold(
+            selling,
+            state.tab,
+            lambda: state.rules.settlement,
+            lambda: state.now_ms,
+            lambda due: self.author.settle(self.account, due),
+            self._spawn,
+            lambda name, award: None if self.reviewing is None else self.reviewing.taken(name, award),
+        )
+
+    async def _put_to(self, address: NodeAddress, call: messages.TabCall) -> messages.Answer:
+        """Ask a node about a tab, be it this one. Raises Refusal."""
+        if address.node == self.id:
+            return await self._answer(self.id, call)
+        timeout_ms = self.world.config.submit_timeout_ms
+        return messages.read_answer(
+            await self.world.transport.request(address, canonical.encode(call), timeout_ms=timeout_ms)
+        )
+
+    async def _execute(self, stream: Stream, opening: messages.Execute | messages.ExecuteUnderTab) -> None:
+        """Raises NotFound, and as ``Selling.execute`` and ``TabsSold.execute``."""
+        if self.selling is None or self.tabs_sold is None:
+            raise NotFound("this node sells nothing")
+        self.measures.count("awards_received_total")
+        if isinstance(opening, messages.Execute):
+            await self.selling.execute(stream, opening)
+        else:
+            await self.tabs_sold.execute(stream, opening)
 
     def _candidates(self, model: str) -> list[auction.Candidate]:
         listed = self.replica.state.offers_for(model)
@@ -588,12 +651,17 @@ class Node:
                     self._offer_changed(row)
             closed = [row.id for row in rows if isinstance(row, AwardRow) and row.value is None]
             self._wake(closed)
-            if closed and self.keyring.revoked():
+            tabs = [row for row in rows if isinstance(row, TabRow)]
+            if tabs:
+                await self.tabs_bought.seen(tabs)
+            if (closed or tabs) and self.keyring.revoked():
                 self._spawn(self._sweep())
             if self.reviewing is not None:
                 self.reviewing.seen(applied)
             if self.selling is not None:
                 await self.selling.closed(closed)
+                if tabs and self.tabs_sold is not None:
+                    await self.tabs_sold.seen(tabs)
                 await self._answer_disputes(self.selling, rows)
                 if any(isinstance(one.checked.body, Mark) for one in applied):
                     await self.selling.time_moved(self.replica.state.now_ms)
@@ -645,7 +713,9 @@ class Node:
             _log.debug("refused %s: %s", peer, refusal.message)
             return canonical.encode(messages.refused(refusal))
 
-    async def _answer(self, peer: NodeId, request: messages.Call) -> messages.Answer:  # noqa: C901 - one case a message
+    async def _answer(  # noqa: C901, PLR0911 - one case a message
+        self, peer: NodeId, request: messages.Call
+    ) -> messages.Answer:
         match request:
             case messages.AskRequest():
                 answer = self._ask(peer, request)
@@ -670,6 +740,21 @@ class Node:
                 return messages.RelayReserved(reservation=await self.world.relay_host.reserve(peer, request.direct))
             case messages.ReceiptGiven():
                 return await self._disowned(request)
+            case messages.TabOffered() | messages.Vouch() | messages.Recall() | messages.EndTab():
+                return await self._about_tab(request)
+
+    async def _about_tab(self, request: messages.TabCall) -> messages.TabAnswer:
+        if self.tabs_sold is None:
+            raise NotFound("this node sells nothing")
+        match request:
+            case messages.TabOffered():
+                return self.tabs_sold.offered(request)
+            case messages.Vouch():
+                return await self.tabs_sold.vouched(request)
+            case messages.Recall():
+                return await self.tabs_sold.recalled(request)
+            case messages.EndTab():
+                return await self.tabs_sold.ended(request)
 
     async def _disowned(self, given: messages.ReceiptGiven) -> messages.Acknowledged:
         """Raises NotFound, and as ``Selling.disowned``."""
@@ -697,11 +782,8 @@ class Node:
     async def _on_stream(self, stream: Stream, opening: bytes) -> None:
         try:
             match messages.read_opening(opening):
-                case messages.Execute() as execute:
-                    if self.selling is None:
-                        raise NotFound("this node sells nothing")
-                    self.measures.count("awards_received_total")
-                    await self.selling.execute(stream, execute)
+                case (messages.Execute() | messages.ExecuteUnderTab()) as execute:
+                    await self._execute(stream, execute)
                 case messages.Follow() as follow:
                     if self.sequencer is None:
                         raise NotFound("this node does not order the ledger")

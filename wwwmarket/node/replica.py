@@ -19,7 +19,7 @@ from wwwmarket.domain.committee import Committee
 from wwwmarket.domain.errors import Conflict, NotFound, Unauthorised, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId
 from wwwmarket.domain.quantity import Count
-from wwwmarket.domain.records import Body, Certified, Genesis, Mark, Settlement, Succession
+from wwwmarket.domain.records import Body, Certified, Genesis, Mark, Settlement, Succession, TabSettlement
 from wwwmarket.domain.shape import Value
 from wwwmarket.ledger.checkpoint import Checkpoint, VerifiedCheckpoint, open_checkpoint, parse_checkpoint
 from wwwmarket.ledger.merkle import leaf_hash
@@ -247,7 +247,10 @@ class Replica:
             case Mark():
                 self._remember_mark()
             case Settlement() as settlement:
-                self._remember_settlement(settlement, applied.index)
+                signer = settlement.attestation.signer
+                self._remember_settlement(settlement.award, self.state.account_of(signer) or signer, applied.index)
+            case TabSettlement() as settlement:
+                self._remember_settlement(settlement.tab, applied.author, applied.index)
             case _:
                 pass
         return applied
@@ -283,7 +286,7 @@ class Replica:
         return next((tile.hashes for tile in tiles if (tile.level, tile.number) == (level, number)), None)
 
     def settlement_of(self, award: EntryId) -> int:
-        """The index of the entry that settled an award. Raises NotFound."""
+        """The index of the entry that settled an award or a tab. Raises NotFound."""
         index = self._settlements.get(award)
         if index is None:
             raise NotFound("no settlement of that award is known here")
@@ -293,12 +296,10 @@ class Replica:
         """Whether no settlement of that provider is known here, paid or failed."""
         return provider not in self._settled
 
-    def _remember_settlement(self, settlement: Settlement, index: int) -> None:
-        self._settlements[settlement.award] = index
+    def _remember_settlement(self, settled: EntryId, provider: AccountId, index: int) -> None:
+        self._settlements[settled] = index
         if len(self._settlements) > SETTLEMENTS_KEPT_MAX:
             self._settlements.popitem(last=False)
-        signer = settlement.attestation.signer
-        provider = self.state.account_of(signer) or signer
         self._settled[provider] = None
         self._settled.move_to_end(provider)
         if len(self._settled) > PROVIDERS_KEPT_MAX:

@@ -12,8 +12,9 @@ from typing import Final
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
+from wwwmarket.crypto.digest import digest
 from wwwmarket.domain.errors import NotFound, Refusal
-from wwwmarket.domain.identity import Digest, NodeId
+from wwwmarket.domain.identity import Digest, EntryId, NodeId
 from wwwmarket.domain.records import Award, Evidence, Offer
 from wwwmarket.market import evidence as evidences
 from wwwmarket.market import outcomes
@@ -96,6 +97,12 @@ class Reviewing:
             award, facts = one.checked.body, one.checked.facts
             if isinstance(award, Award) and facts is not None and self._machine.awaits(facts.bid_digest) is not None:
                 self._step(outcomes.AwardSeen(index=one.index, name=one.checked.id, bid=facts.bid_digest, award=award))
+
+    def taken(self, name: EntryId, award: Award) -> None:
+        """An award to this provider under a tab, which no ledger shows."""
+        bid = digest(award.bid)
+        if self._machine.awaits(bid) is not None:
+            self._step(outcomes.AwardSeen(index=0, name=name, bid=bid, award=award))
 
     async def run(self) -> None:
         while True:

@@ -136,7 +136,7 @@ class Selling:
         self._taken[entry.id] = award.expires_ms
         serving = Serving(self, stream, channel, opening, entry.id, award)
         try:
-            terms = self._take(award)
+            terms = self.take(award)
             if not serving.promised and not self._in_advance(award, terms):
                 await self._at_the_door(serving, entry.id, award, terms)
         except (Exhausted, Stale) as refusal:
@@ -165,7 +165,7 @@ class Selling:
             await serving.wait()
         finally:
             self.advances.leave(name)
-        self._take(award)
+        self.take(award)
 
     def _recognise(self, entry: VerifiedEntry, award: Award, promise: Signed[Inclusion] | None) -> None:
         """Whether this is ours to answer at all. Nothing is signed or kept for a stranger without an ask and funds.
@@ -189,7 +189,7 @@ class Selling:
         if desk.available_micro(award.bid.client) < award.locked_micro:
             raise InsufficientCredit("the client cannot lock what this award locks")
 
-    def _take(self, award: Award) -> Offer:
+    def take(self, award: Award) -> Offer:
         """Its offer. Raises Stale or Exhausted when the award is good, and yet not to be executed here and now."""
         terms = self._desk.seller.offered(award.winner.body.offer)
         if terms is None:
@@ -208,6 +208,11 @@ class Selling:
         given = messages.AttestationGiven(attestation=attested, reason=refusal.message[:512])
         await stream.send(channel.seal(ATTESTED + canonical.encode(given), last=True))
         await stream.finish()
+
+    async def keep(self, award_id: EntryId, award: Award) -> None:
+        """Before its first byte leaves: from now on it ends in an attestation."""
+        running = RunningAward(id=award_id, award=award)
+        await self._desk.store.write([Change(kind=RUNNING, key=award_id, body=canonical.encode(running))])
 
     async def claim(self, award_id: EntryId, award: Award, attest: execution.Attest) -> None:
         await self._claim(award_id, award, attest.attestation)

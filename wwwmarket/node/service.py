@@ -29,6 +29,7 @@ from wwwmarket.market.allowance import NO_LIMITS, Limits
 from wwwmarket.market.auction import JudgedAsk
 from wwwmarket.market.outcomes import AskOutcome
 from wwwmarket.market.recount import Recount
+from wwwmarket.market.tab import TabProof
 from wwwmarket.ports.engine import Path, ResponsePiece, ResponseStarted
 from wwwmarket.ports.tracing import TraceParent
 
@@ -131,6 +132,8 @@ class ReceiptView(Value):
     finality: Finality = "none"
     proof: str | None = None
     """Where the proof of its settlement is, once there is one: a file for ``wwwmarket verify``."""
+    tab: EntryId | None = None
+    """Under which it was made, if under one: then its settlement is the tab's."""
 
 
 class AsksView(Value):
@@ -276,6 +279,14 @@ class Service(Protocol):
 
     async def explain(self, award: EntryId) -> Explanation: ...
     async def receipt(self, award: EntryId) -> ReceiptView: ...
+    async def tab_proof(self, award: EntryId) -> TabProof:
+        """That an award is among those that its tab's settlement pays for, or the latest voucher while it is open.
+
+        Raises:
+            NotFound: it was made under no tab, or is not among them.
+        """
+        ...
+
     async def recent_awards(self, limit: int) -> Sequence[Explanation]: ...
     def asks(self, limit: int) -> AsksView:
         """Why this provider's asks won or lost. Raises NotFound where it sells nothing."""

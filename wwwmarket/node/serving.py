@@ -10,8 +10,6 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Final, Protocol
 
-from msgspec.structs import replace
-
 from wwwmarket.crypto import canonical, signing
 from wwwmarket.crypto.sealing import Channel
 from wwwmarket.crypto.signing import Verified
@@ -26,9 +24,8 @@ from wwwmarket.domain.records import Award, Inclusion
 from wwwmarket.market import execution, offer
 from wwwmarket.market.advance import Advances
 from wwwmarket.node import messages, spans
-from wwwmarket.node.desk import RUNNING, Desk, RunningAward
+from wwwmarket.node.desk import Desk
 from wwwmarket.ports.engine import PATHS, EngineRefused, ResponseFinished, ResponsePiece, ResponseStarted
-from wwwmarket.ports.store import Change
 from wwwmarket.ports.tracing import Span
 from wwwmarket.ports.transport import Stream
 
@@ -44,12 +41,13 @@ _RECEIPT_WAIT_MS: Final = 5_000
 
 
 class Books(Protocol):
-    """Where an execution's end is written down."""
+    """Where an execution's beginning and end are written down."""
 
     @property
     def desk(self) -> Desk: ...
     @property
     def advances(self) -> Advances: ...
+    async def keep(self, award_id: EntryId, award: Award) -> None: ...
     async def claim(self, award_id: EntryId, award: Award, attest: execution.Attest) -> None: ...
     async def receipt(self, given: messages.ReceiptGiven, award_id: EntryId, award: Award) -> None: ...
 
@@ -62,7 +60,7 @@ class Serving:
         books: Books,
         stream: Stream,
         channel: Channel,
-        opening: messages.Execute,
+        opening: messages.Execute | messages.ExecuteUnderTab,
         award_id: EntryId,
         award: Award,
     ) -> None:
@@ -70,7 +68,9 @@ class Serving:
         self._desk = desk = books.desk
         self._stream = stream
         self._channel = channel
-        self._opening = opening
+        self._sealed = opening.sealed
+        self._promise = opening.promise if isinstance(opening, messages.Execute) else None
+        self._under_tab = isinstance(opening, messages.ExecuteUnderTab)
         self._id = award_id
         self._award = award
         self._events: asyncio.Queue[execution.Event] = asyncio.Queue(_EVENTS_MAX)
@@ -80,12 +80,20 @@ class Serving:
         self._first: execution.Ordered | None = None
         self._span: Span | None = None
         self._has_token = False
-        self.promised = desk.open_award(award_id) is not None or (
-            opening.promise is not None and self._is_promised(signing.verify(opening.promise))
+        self.promised = (
+            self._under_tab
+            or desk.open_award(award_id) is not None
+            or (self._promise is not None and self._is_promised(signing.verify(self._promise)))
         )
         """Whether the ledger's word was here before the work began."""
         self._machine = execution.Executor(
-            desk.key, award_id, award, desk.fingerprint, desk.ledger, started_ms=desk.clock.now_ms()
+            desk.key,
+            award_id,
+            award,
+            desk.fingerprint,
+            desk.ledger,
+            started_ms=desk.clock.now_ms(),
+            promised=self._under_tab,
         )
 
     async def wait(self) -> None:
@@ -96,13 +104,13 @@ class Serving:
             TimeoutError: no promise came in time.
         """
         async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
-            self._first = await self._read_order(self._opening.sealed)
+            self._first = await self._read_order(self._sealed)
             while not self.promised:
                 frame = await self._stream.receive()
                 said = None if frame is None else messages.read_gateway_frame(frame)
                 if not isinstance(said, messages.Promise):
                     raise Malformed("this award has to wait for its promise, and something else came")
-                self._opening = replace(self._opening, promise=said.inclusion)
+                self._promise = said.inclusion
                 self.promised = self._is_promised(signing.verify(said.inclusion))
 
     def _is_promised(self, inclusion: Verified[Inclusion]) -> bool:
@@ -121,9 +129,11 @@ class Serving:
                 first = self._first
                 if first is None:
                     async with asyncio.timeout(self._desk.config.execution.promise_timeout_ms / 1_000):
-                        first = await self._read_order(self._opening.sealed)
+                        first = await self._read_order(self._sealed)
                 await stack.enter_async_context(_background(self._listen()))
                 await self._work(first)
+            if self._under_tab:
+                self._receipt_seen.set()  # it comes with the voucher, by another way
             with contextlib.suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(_RECEIPT_WAIT_MS / 1_000):
                     await self._receipt_seen.wait()
@@ -156,8 +166,8 @@ class Serving:
             await stack.enter_async_context(_background(self._deadlines()))
             stack.push_async_callback(self._stop_engine)
             effects = self._machine.step(first)
-            if self._opening.promise is not None:
-                promised = signing.verify(self._opening.promise)
+            if self._promise is not None:
+                promised = signing.verify(self._promise)
                 effects += self._machine.step(execution.Promised(at_ms=first.at_ms, inclusion=promised))
             await self._perform_all(effects)
             while not self._machine.over:
@@ -243,8 +253,7 @@ class Serving:
             case execution.RunEngine():
                 self._engine_task = asyncio.create_task(self._run_engine(effect))
             case execution.KeepAward():
-                running = RunningAward(id=self._id, award=self._award)
-                await self._desk.store.write([Change(kind=RUNNING, key=self._id, body=canonical.encode(running))])
+                await self._books.keep(self._id, self._award)
             case execution.SendStart():
                 await self._send(START, effect.content_type.encode())
             case execution.SendPiece():
