@@ -185,11 +185,11 @@ class TabsBought:
                 await self._forget(row.id, bought.payer.voucher.open)
 
     async def leave(self) -> None:
-        """Have all of them settled; returns once their providers know that, or have been told for long enough."""
+        """Have all of them settled; returns once they are, or after a while: then their providers go on alone."""
         for bought in list(self._tabs.values()):
             self._end(bought)
         until_ms = self._clock.monotonic_ms() + self._submit_timeout_ms
-        while any(not bought.told_end for bought in self._tabs.values()) and self._clock.monotonic_ms() < until_ms:
+        while self._tabs and self._clock.monotonic_ms() < until_ms:
             await self._clock.sleep_until_ms(self._clock.monotonic_ms() + self._config.told_retry_first_ms)
 
     async def _present_tab(
