@@ -242,6 +242,9 @@ class ScriptedMarket:
         self._found(award)
         return ReceiptView(award=award, receipt=None, attestation=None, cost_micro=1_250, settlement_index=None)
 
+    async def tab_proof(self, award):
+        raise NotFound(f"{award} was made under no tab")
+
     def asks(self, limit):
         return AsksView(asks=limit, verdicts={"lost": limit}, median_gap_micro=7, latest=(), evidence=())
 
