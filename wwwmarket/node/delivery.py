@@ -13,11 +13,10 @@ from msgspec.structs import replace
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
-from wwwmarket.crypto.digest import ResponseHasher
 from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Refusal, Unavailable
 from wwwmarket.domain.identity import AccountId, EntryId, NodeId
-from wwwmarket.domain.quantity import NO_USAGE, Count, MicroCredits, Millis, Usage
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis, Usage
 from wwwmarket.domain.records import (
     Attestation,
     Award,
@@ -127,7 +126,6 @@ class Delivery:
         self._record: AwardRecord | None = None
         self._leaf = b""
         self._under: Signed[TabAward] | None = None
-        self._handed_over = False
         self._attempts: list[EntryId] = []
 
     def leave(self) -> None:
@@ -259,7 +257,6 @@ class Delivery:
     async def _sign(self, effect: award.SignAward) -> None:
         """Durable before anybody sees it; the ledger's promise follows as an event, unless it is given by a tab."""
         client = effect.award.bid.client
-        self._handed_over = False
         self._under = await self._under_tab(effect)
         if self._under is not None:
             name = name_of(self._under.body)
@@ -350,7 +347,6 @@ class Delivery:
             self._purse.count(DISPATCH_MESSAGES)
         if len(self._attempts) > 1:
             self._purse.count("failovers_total")
-        self._handed_over = True
         self._attempt = Attempt(self._purse, opening, self._events, self._reading)
 
     def _forward(self, effect: award.ForwardPromise) -> None:
@@ -452,22 +448,7 @@ class Delivery:
             self._keep()
         if self._purchase is not None:
             await self._purse.names.forget(self._purchase)
-        if self._under is not None and not self._handed_over:
-            await self._take_back(self._under)
         self._say(effect.refusal if effect.engine is None else EngineRefused(*effect.engine))
-
-    async def _take_back(self, under: Signed[TabAward]) -> None:
-        """An award that its client left before anybody had it: its place under the tab is free again."""
-        nothing = Receipt(
-            award=name_of(under.body),
-            response_digest=ResponseHasher().digest(),
-            usage=NO_USAGE,
-            ttft_ms=None,
-            latency_ms=0,
-            verdict="disputed",
-        )
-        key = self._purse.author.key(under.body.award.bid.client)
-        await self._purse.tabs.disown(under, signing.sign(key, nothing).signed)
 
     def _keep(self, also: Sequence[Change] = ()) -> None:
         """For explanations only: what binds is durable in the ledger, so this can wait to share a commit."""

@@ -181,34 +181,6 @@ def test_a_client_that_says_nothing_any_more_pays_by_its_awards():
     simulate(story, with_tabs(LOCAL))
 
 
-def test_an_award_whose_client_left_before_it_was_handed_over_takes_no_place():
-    """Its provider, which never had it, attests that it did nothing; nobody pays."""
-
-    async def story(town: Town) -> None:
-        gateway, provider = await market(town, PLAY)
-        assert (await buy(gateway)).text == WHOLE
-        await asyncio.sleep(1)
-        tabs, left = gateway.node.tabs_bought, asyncio.Event()
-        sign = tabs.sign
-
-        async def slowly(*award):
-            signed = await sign(*award)
-            left.set()
-            await asyncio.sleep(1)
-            return signed
-
-        tabs.sign = slowly
-        events = gateway.answers.purchase(purchase(gateway.key.account))
-        buying = gateway.spawn(collect(events))
-        await left.wait()
-        buying.cancel()
-        await town.until(lambda: tabs.at_work == 1)
-        await town.until(lambda: tabs.at_work == 0)
-        assert len(provider.engine.requests) == 1
-
-    simulate(story, with_tabs(LOCAL))
-
-
 def test_a_provider_that_takes_no_voucher_gets_no_second_tab():
     """It can claim what is at work under the first, in full; what is bought from it later is settled one by one."""
 
