@@ -145,21 +145,30 @@ def admin(method: str, path: str, form: dict[str, Any], name: str | None = None)
         return None
 
 
-def move(kind: str, key_id: str, amount_micro: int) -> bool:
-    """A top-up or a refund, sent again under its name until there is a word on it: made once, or refused."""
+def move(kind: str, key_id: str, amount_micro: int) -> None:
+    """A top-up or a refund, and wait for it. It goes on where the user who asked for it is stopped: credits that came
+    without the bank's hearing of it would be missing from its books.
+    """
+    moving = gevent.spawn(_move, kind, key_id, amount_micro)
+    run().helpers.append(moving)
+    moving.join()
+
+
+def _move(kind: str, key_id: str, amount_micro: int) -> None:
+    """Sent again under its name until there is a word on it: made once, or refused."""
     name = str(uuid4())
     while True:
         answer = admin("POST", f"/v1/keys/{key_id}/{kind}", {"amount_micro": amount_micro}, name)
         if answer is not None and answer.status_code == 200:
             run().clients[key_id].moved_micro += amount_micro if kind == "top-up" else -amount_micro
             run().tally.count(kind)
-            return True
+            return
         if answer is not None and answer.status_code in {402, 409}:
             run().tally.count(f"{kind} refused")
-            return False
+            return
         if answer is not None and answer.status_code not in REFUSED_EARLY:
             run().tally.wrong.append(f"{kind}: {answer.status_code} {answer.text[:200]}")
-            return False
+            return
         gevent.sleep(0.2)
 
 

@@ -85,6 +85,11 @@ class Advances:
             raise Exhausted("too many awards wait for the ledger's promise", retry_after_ms=_RETRY_MS)
         self._waiting.add(award)
 
+    @property
+    def waiting(self) -> int:
+        """How many awards are at the door."""
+        return len(self._waiting)
+
     def is_waiting(self, award: EntryId) -> bool:
         return award in self._waiting
 

@@ -17,8 +17,10 @@ from wwwmarket.ports.store import Change, RecordStore
 
 OUTBOX = "outbox"
 
-SIGN_MAX = 3
+SIGN_MAX = 16
 """Times that one body is signed, where an earlier entry of its chain was refused in between."""
+IN_FLIGHT_MAX = 64
+"""Entries of one chain, signed and not answered; further ones wait. Those behind a refused one are signed anew."""
 
 Included: TypeAlias = "asyncio.Future[Verified[Inclusion]]"
 Keep: TypeAlias = Callable[[VerifiedEntry], Change]
@@ -45,10 +47,40 @@ class Written:
 
 @dataclass
 class _Chain:
+    """``branch`` are the entries in flight that still count on each other, in order. Once one of them is refused, all
+    that follow it will be: they are no part of the chain any more, and their refusals say nothing of its place.
+    """
+
     next_seq: int
     prev: EntryId
     in_flight: int = 0
+    branch: list[EntryId] = field(default_factory=list)
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def room(self) -> None:
+        """Wait until one more may be in flight."""
+        while self.in_flight >= IN_FLIGHT_MAX:
+            self.moved.clear()
+            await self.moved.wait()
+
+    def extend(self, entry: VerifiedEntry) -> None:
+        self.next_seq, self.prev = entry.entry.seq + 1, entry.id
+        self.in_flight += 1
+        self.branch.append(entry.id)
+
+    def answered(self, entry: VerifiedEntry, *, refused: bool) -> None:
+        """Refused: the next entry takes its place."""
+        self.in_flight -= 1
+        self.moved.set()
+        if entry.id not in self.branch:
+            return
+        place = self.branch.index(entry.id)
+        if refused:
+            self.next_seq, self.prev = entry.entry.seq, entry.entry.prev
+            del self.branch[place:]
+        else:
+            del self.branch[: place + 1]
 
 
 class Author:
@@ -107,6 +139,7 @@ class Author:
         key = self.key(account)
         chain = self._chain(key.account)
         async with chain.gate:
+            await chain.room()
             entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
             changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=place_of(entry), body=entry.leaf)]
             if keep is not None:
@@ -150,8 +183,7 @@ class Author:
             await self._store.write([Change(kind=OUTBOX, key=place, body=None) for place in safe])
 
     def _send(self, chain: _Chain, entry: VerifiedEntry) -> Included:
-        chain.next_seq, chain.prev = entry.entry.seq + 1, entry.id
-        chain.in_flight += 1
+        chain.extend(entry)
         inclusion = self._submission.submit(entry)
         inclusion.add_done_callback(lambda done: self._answered(chain, entry, done))
         return inclusion
@@ -165,12 +197,10 @@ class Author:
         return chain
 
     def _answered(self, chain: _Chain, entry: VerifiedEntry, done: Included) -> None:
-        chain.in_flight -= 1
-        if done.cancelled():
+        if done.cancelled():  # this node closes
             return
         refused = done.exception() is not None
-        if refused and chain.next_seq > entry.entry.seq:
-            chain.next_seq, chain.prev = entry.entry.seq, entry.entry.prev
+        chain.answered(entry, refused=refused)
         if self._submission.durable:
             return
         if not refused and self._can_be_lost(done.result().body.index):

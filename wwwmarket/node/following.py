@@ -1,4 +1,4 @@
-"""A replica that is not the operator's: follows its stream, checks everything, and hands it this node's own entries."""
+"""A replica that is not the operator's: follows its stream and checks everything."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,11 @@ from typing import Final, TypeVar
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical, signing
-from wwwmarket.crypto.signing import Verified, VerifiedEntry
-from wwwmarket.domain.errors import Conflict, Exhausted, Malformed, Refusal, Unauthorised, Unavailable
-from wwwmarket.domain.identity import AccountId
-from wwwmarket.domain.records import Inclusion, NodeAddress
+from wwwmarket.domain.errors import Conflict, Malformed, Unauthorised, Unavailable
+from wwwmarket.domain.records import NodeAddress
 from wwwmarket.ledger.bundles import BUNDLE_ENTRIES_MAX, decode_bundle, encode_bundle
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.node import messages
-from wwwmarket.node.author import Included
 from wwwmarket.node.replica import Replica
 from wwwmarket.node.sequencer import Sequencer
 from wwwmarket.node.watching import Watching
@@ -187,101 +184,6 @@ class Following:
         except Conflict:
             await self._watching.contradicted(note)
             raise
-
-
-class RemoteSubmission:
-    """Hands entries to the operator, in order for each account, again and again until it answers.
-
-    ``operators`` are the sequencers that are known: when one does not answer, or does not lead, the next is asked.
-    """
-
-    durable: Final = False
-
-    def __init__(  # noqa: PLR0913, PLR0917 - how to reach whom, and what to make of the answer
-        self,
-        operators: Callable[[], Sequence[NodeAddress]],
-        transport: Transport,
-        clock: Clock,
-        config: NodeConfig,
-        log: Callable[[], VerifierKey],
-        on_promise: Callable[[Verified[Inclusion]], None],
-    ) -> None:
-        """``log`` is the key by which promises are signed, ``on_promise`` is told of each."""
-        self._log = log
-        self._on_promise = on_promise
-        self._operators = operators
-        self._turn = 0
-        self._transport = transport
-        self._clock = clock
-        self._config = config
-        self._turns: dict[AccountId, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def submit(self, entry: VerifiedEntry) -> Included:
-        future: Included = asyncio.get_running_loop().create_future()
-        task = asyncio.ensure_future(self._deliver(entry, future))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return future
-
-    async def close(self) -> None:
-        """What is not answered stays in the outbox."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _deliver(self, entry: VerifiedEntry, future: Included) -> None:
-        turn = self._turns.setdefault(entry.entry.account, asyncio.Lock())
-        try:
-            async with turn:
-                promised = await self._until_answered(entry)
-        except Refusal as refusal:
-            if not future.done():
-                future.set_exception(refusal)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        else:
-            if not future.done():
-                future.set_result(promised)
-
-    async def _until_answered(self, entry: VerifiedEntry) -> Verified[Inclusion]:
-        pause_ms = _RETRY_FIRST_MS
-        while True:
-            try:
-                return await self._once(entry)
-            except Exhausted:  # and Unavailable: the operator has not answered
-                self._turn += 1
-                if self._turn % max(1, len(self._operators())):
-                    continue
-                await self._clock.sleep_until_ms(self._clock.monotonic_ms() + pause_ms)
-                pause_ms = min(2 * pause_ms, _RETRY_MAX_MS)
-
-    async def _once(self, entry: VerifiedEntry) -> Verified[Inclusion]:
-        """Raises Exhausted, or its kind Unavailable, where another try may go otherwise."""
-        operators = self._operators()
-        if not operators:
-            raise Unavailable("nobody is known to order this ledger now", retry_after_ms=_RETRY_FIRST_MS)
-        operator, timeout_ms = operators[self._turn % len(operators)], self._config.submit_timeout_ms
-        message = canonical.encode(messages.Submit(leaf=entry.leaf.decode("ascii")))
-        answer = messages.read_answer(await self._transport.request(operator, message, timeout_ms=timeout_ms))
-        match answer:
-            case messages.Submitted():
-                promise = signing.verify(answer.inclusion)
-                self._check(promise, entry)
-                self._on_promise(promise)
-                return promise
-            case messages.Refused():
-                raise messages.as_refusal(answer)
-            case _:
-                raise Malformed("the operator answered an entry with something else")
-
-    def _check(self, promise: Verified[Inclusion], entry: VerifiedEntry) -> None:
-        """Raises Malformed: it is no promise of this log's for this entry."""
-        log = self._log()
-        if (promise.by, promise.body.origin, promise.body.entry) != (log.account, log.name, entry.id):
-            raise Malformed("the operator answered an entry with a promise that is not its own, or of another entry")
 
 
 def decode_leaves(bundle: bytes) -> list[bytes]:

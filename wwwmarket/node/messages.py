@@ -48,6 +48,8 @@ FIRST_PART_BYTES_MAX: Final = 262_144
 """Of a request, in an opening."""
 TEXT_BYTES_MAX: Final = 32_768
 """To tokenize: a token for every byte, each written in seven, is still one message."""
+SUBMITTED_MAX: Final = 32
+"""Entries in one message: what an operator verifies before it hears anybody else."""
 RECEIPTS_MAX: Final = 32
 """In one message: with the 64 asks that a receipt may list it stays under 160 KiB."""
 
@@ -79,14 +81,10 @@ class Acknowledged(Record, tag="acknowledged/v1"):
     pass
 
 
-class Submit(Record, tag="submit/v1"):
-    """``leaf`` is the canonical text of an entry."""
+class Submit(Record, tag="submit/v2"):
+    """``leaves`` are the canonical texts of entries, to be ordered as they stand; each is answered for itself."""
 
-    leaf: _Leaf
-
-
-class Submitted(Record, tag="submitted/v1"):
-    inclusion: Signed[Inclusion]
+    leaves: Annotated[tuple[_Leaf, ...], Meta(min_length=1, max_length=SUBMITTED_MAX)]
 
 
 class Tokenize(Record, tag="tokenize/v1"):
@@ -119,6 +117,18 @@ class Refused(Record, tag="refused/v1"):
     retry_after_ms: Millis = 0
 
 
+class Promise(Record, tag="promise/v1"):
+    """The ledger's, for an entry: from its operator, and from a gateway in an execution's stream."""
+
+    inclusion: Signed[Inclusion]
+
+
+class Submitted(Record, tag="submitted/v2"):
+    """An answer for each entry, in their order."""
+
+    answers: Annotated[tuple[Promise | Refused, ...], Meta(min_length=1, max_length=SUBMITTED_MAX)]
+
+
 class Execute(Record, tag="execute/v1"):
     """Opens an execution's stream: the award's entry, the gateway's key for sealed frames, and the first of those.
 
@@ -136,12 +146,6 @@ class Follow(Record, tag="follow/v1"):
     """Opens a stream of the ledger from ``start`` on."""
 
     start: Count
-
-
-class Promise(Record, tag="promise/v1"):
-    """In an execution's stream, from the gateway: the ledger's promise."""
-
-    inclusion: Signed[Inclusion]
 
 
 class CancelExecution(Record, tag="cancel/v1"):

@@ -28,7 +28,7 @@ from wwwmarket.node.buying import Buying
 from wwwmarket.node.delivery import Purse
 from wwwmarket.node.disowning import Disowning
 from wwwmarket.node.finality import Gathering
-from wwwmarket.node.following import Following, RemoteSubmission, serve_follower
+from wwwmarket.node.following import Following, serve_follower
 from wwwmarket.node.keys import Keyring
 from wwwmarket.node.lengths import Lengths
 from wwwmarket.node.measures import Measures
@@ -41,6 +41,7 @@ from wwwmarket.node.replica import Replica
 from wwwmarket.node.reviewing import Reviewing
 from wwwmarket.node.selling import Selling
 from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.node.submission import RemoteSubmission, answer_submit
 from wwwmarket.node.succeeding import Succeeding
 from wwwmarket.node.tabs_bought import TabsBought
 from wwwmarket.node.tabs_sold import TabsSold
@@ -728,8 +729,7 @@ class Node:
             case messages.Submit():
                 if self.sequencer is None:
                     raise NotFound("this node does not order the ledger")
-                inclusion = self.sequencer.submit(signing.open_entry(request.leaf.encode()))
-                return messages.Submitted(inclusion=(await inclusion).signed)
+                return await answer_submit(self.sequencer, request)
             case messages.Tokenize():
                 if self.selling is None:
                     raise NotFound("this node sells nothing")

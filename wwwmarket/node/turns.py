@@ -11,13 +11,13 @@ from typing import Final
 
 from wwwmarket.config import NodeConfig
 from wwwmarket.crypto import canonical
-from wwwmarket.crypto.signing import Verified, VerifiedEntry
+from wwwmarket.crypto.signing import VerifiedEntry
 from wwwmarket.domain.errors import Conflict, Malformed, Unavailable
-from wwwmarket.domain.records import Inclusion, NodeAddress
+from wwwmarket.domain.records import NodeAddress
 from wwwmarket.ledger.note import VerifierKey
-from wwwmarket.node.following import RemoteSubmission
 from wwwmarket.node.repair import seed
 from wwwmarket.node.sequencer import Sequencer
+from wwwmarket.node.submission import Answer, RemoteSubmission, answer_of, settled
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.store import LedgerStore, Orderer, Sequencing
 from wwwmarket.ports.transport import Transport
@@ -48,10 +48,11 @@ class TurnsSubmission(RemoteSubmission):
         super().__init__(turns.leaders, transport, clock, config, log, lambda _: None)
         self._sequencer = sequencer
 
-    async def _once(self, entry: VerifiedEntry) -> Verified[Inclusion]:
-        if self._sequencer.leads:
-            return await self._sequencer.submit(entry)
-        return await super()._once(entry)
+    async def _once(self, entries: Sequence[VerifiedEntry]) -> Sequence[Answer]:
+        if not self._sequencer.leads:
+            return await super()._once(entries)
+        admitted = [self._sequencer.submit(entry) for entry in entries]
+        return settled([await answer_of(one) for one in admitted])
 
 
 class Turns:

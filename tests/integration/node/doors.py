@@ -104,12 +104,15 @@ class Gateway:
         return signing.verified_own(signing.sign_entry(author, seq=seq + ahead, prev=prev, body=body))
 
     async def submit(self, entry: VerifiedEntry) -> Signed[Inclusion]:
-        message = canonical.encode(messages.Submit(leaf=entry.leaf.decode()))
+        message = canonical.encode(messages.Submit(leaves=(entry.leaf.decode(),)))
         answer = messages.read_answer(await self.say(message, self.town.operator))
         if isinstance(answer, messages.Refused):
             raise messages.as_refusal(answer)
         assert isinstance(answer, messages.Submitted)
-        return answer.inclusion
+        (own,) = answer.answers
+        if isinstance(own, messages.Refused):
+            raise messages.as_refusal(own)
+        return own.inclusion
 
     async def opening(
         self, *, promised: bool = True, request: bytes = REQUEST, award: Award | None = None

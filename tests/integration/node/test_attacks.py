@@ -323,7 +323,7 @@ def test_a_stranger_with_funds_cannot_hold_a_providers_slots():
         selling = provider.node.selling
         for place in range(4):
             await unsubmitted(gateway, place)
-        await town.until(lambda: selling.in_flight == 1 and selling._waiting == 3, 1_000)
+        await town.until(lambda: selling.in_flight == 1 and selling.advances.waiting == 3, 1_000)
         honest = await Gateway.made(town, provider, name="honest")
         begun_ms = town.clock.monotonic_ms()
         stream = await honest.open_stream(await honest.opening())
@@ -331,9 +331,9 @@ def test_a_stranger_with_funds_cannot_hold_a_providers_slots():
             honest.channel.open(await stream.receive())
         assert town.clock.monotonic_ms() - begun_ms < 500
         await honest.send(stream, messages.CancelExecution(award="0" * 64))
-        await town.until(lambda: selling.in_flight == 0 and selling._waiting == 0, 5_000)
+        await town.until(lambda: selling.in_flight == 0 and selling.advances.waiting == 0, 5_000)
         await unsubmitted(gateway, 9)
-        await town.until(lambda: selling._waiting == 1, 1_000)
+        await town.until(lambda: selling.advances.waiting == 1, 1_000)
         await asyncio.sleep(0.5)
         assert selling.in_flight == 0
         stream = await gateway.open_stream(await gateway.opening())
@@ -358,7 +358,7 @@ def test_an_award_that_waited_for_its_promise_is_answered_as_any_other():
         second = await Gateway.made(town, provider, name="second")
         entry = second.entry(second.award(bid := second.bid(), await second.ask(bid)))
         stream = await second.open_stream(await second.open_with(entry, request=REQUEST))
-        await town.until(lambda: provider.node.selling._waiting == 1, 1_000)
+        await town.until(lambda: provider.node.selling.advances.waiting == 1, 1_000)
         await second.send(stream, messages.Promise(inclusion=await second.submit(entry)))
         given = attestation_in(await second.hear(stream))
         assert given.attestation.body.outcome == "completed"
@@ -476,8 +476,8 @@ def test_the_ledgers_door_takes_only_what_follows():
             assert caught.value.reason == reason
         signed = gateway.entry(pay)
         foreign = canonical.encode(replace(signed.entry, account=key("stranger").account)).decode()
-        answer = await gateway.say(canonical.encode(messages.Submit(leaf=foreign)), town.operator)
-        assert messages.read_answer(answer).code == "unauthorised"
+        answer = await gateway.say(canonical.encode(messages.Submit(leaves=(foreign,))), town.operator)
+        assert messages.read_answer(answer).answers[0].code == "unauthorised"
         mark = town.operator.node.replica.genesis
         with pytest.raises(Refusal):
             await gateway.submit(gateway.entry(mark))
@@ -497,7 +497,7 @@ def test_a_node_answers_only_for_what_it_does():
     async def story(town: Town) -> None:
         provider, gateway = await at_the_door(town)
         submit = canonical.encode(
-            messages.Submit(leaf=gateway.entry(Transfer(to=key("x").account, amount_micro=1)).leaf.decode())
+            messages.Submit(leaves=(gateway.entry(Transfer(to=key("x").account, amount_micro=1)).leaf.decode(),))
         )
         assert messages.read_answer(await gateway.say(submit, provider)).code == "not_found"
         ask = messages.AskRequest(offer=gateway.offer[0], bid=signing.sign(gateway.client, gateway.bid()).signed)

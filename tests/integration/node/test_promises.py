@@ -33,8 +33,9 @@ def answering(town: Town, promise) -> None:
     """The operator answers each entry with what ``promise`` makes of it, and orders none."""
 
     async def answer(_peer, message: bytes) -> bytes:
-        leaf = messages.read_request(message).leaf.encode()
-        return canonical.encode(messages.Submitted(inclusion=promise(open_entry(leaf)).signed))
+        leaves = messages.read_request(message).leaves
+        promises = [promise(open_entry(leaf.encode())).signed for leaf in leaves]
+        return canonical.encode(messages.Submitted(answers=tuple(messages.Promise(inclusion=one) for one in promises)))
 
     town.operator.transport._on_request = answer
 

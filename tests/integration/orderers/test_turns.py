@@ -105,10 +105,10 @@ def test_a_sequencer_that_does_not_lead_says_so_and_who_does():
         entry = signing.sign_entry(
             key("operator"), seq=0, prev="00" * 32, body=Transfer(to=key("x").account, amount_micro=1)
         )
-        message = canonical.encode(messages.Submit(leaf=canonical.encode(entry).decode()))
+        message = canonical.encode(messages.Submit(leaves=(canonical.encode(entry).decode(),)))
         await town.leads(first)
         answer = await stranger.transport.request(second.transport.address(), message, timeout_ms=5_000)
-        refused = messages.read_answer(answer)
+        (refused,) = messages.read_answer(answer).answers
         assert (refused.code, refused.reason) == ("unavailable", "not_leading")
         assert refused.retry_after_ms > 0
         await town.ordering.depose()

@@ -285,7 +285,7 @@ def _names_of(message: bytes) -> tuple[str | None, str]:
         case messages.AskRequest():
             return "bid", "ask"
         case messages.Submit() as submit:
-            name = _entry_of(submit.leaf.encode())
+            name = _entry_of(submit.leaves[0].encode())
             return (name, f"promise of the {name}") if name in {"award", "settlement"} else (None, "")
         case _:
             return None, ""
