@@ -43,6 +43,9 @@ class Site:
             self.run_mirror(number, self.base)
         self.follower = self.start("follower", "node", "run", "--market", self.base, "--port", str(gateway))
         self.gateway = self.follower.ready().gateway
+        terms = "--engine embedded --price-input 1 --price-output 1 --ttft-ms 900 --tpot-ms 90 --capacity 1 --port 0"
+        self.provider = self.start("provider", "provider", "join", "--market", self.base, *terms.split())
+        self.seller = self.provider.ready().account
 
     def start(self, name: str, *arguments: str) -> Child:
         return self._stack.enter_context(Child(name, [*arguments, "--json"], self.directory / name))
@@ -63,9 +66,13 @@ class Site:
         )
         return file
 
+    def store(self, number: int) -> tuple[str, ...]:
+        """One of the mirrors keeps its copy elsewhere."""
+        return ("--store", f"sqlite:///{self.directory / 'elsewhere.db'}") if number == 1 else ()
+
     def run_mirror(self, number: int, log: str) -> None:
         address = self.urls[number].removeprefix("http://")
-        child = self.start(f"mirror-{number}", "mirror", "run", "--log", log, "--listen", address)
+        child = self.start(f"mirror-{number}", "mirror", "run", "--log", log, "--listen", address, *self.store(number))
         self.mirrors[number] = child
 
     def stop_mirror(self, number: int) -> None:
@@ -79,7 +86,9 @@ class Site:
 
     def sign(self, proposal: Path, number: int) -> Path:
         signed = proposal.with_suffix(f".m{number}.json")
-        signed.write_text(self.done("mirror", "sign", str(proposal), "--data", str(self.folder(number))))
+        signed.write_text(
+            self.done("mirror", "sign", str(proposal), "--data", str(self.folder(number)), *self.store(number))
+        )
         return signed
 
     def admin(self, name: str) -> str:
@@ -179,6 +188,8 @@ def test_a_log_outlives_its_operator(site, program, until):
     until(lambda: _balance(successor, account) == spent, "and what was never promised", PATIENCE_S)
     size = status(successor)["ledger_size"]
     until(lambda: status(site.gateway)["final_size"] >= size, "it becomes final, and the follower knows", PATIENCE_S)
+    until(lambda: site.seller in _sellers(successor), "the provider sells there, by itself", PATIENCE_S)
+    assert site.provider.returncode is None
     for name in (account, kept, lost):
         assert balance(successor, name) == balance(site.gateway, name)
     assert balance(successor, kept)["available_micro"] == 5_000_000
@@ -192,6 +203,10 @@ def _origin(base: str) -> str | None:
         return status(base)["origin"]
     except httpx.HTTPError:
         return None
+
+
+def _sellers(base: str) -> set[str]:
+    return {one["provider"] for one in httpx.get(f"{base}/v1/offers", trust_env=False).json()["data"]}
 
 
 def _balance(base: str, account: str) -> int:
