@@ -1,6 +1,7 @@
 """Calls through a relay: over real sockets, between transports that know nothing of it but an address."""
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from wwwmarket.adapters.transport import IrohTransport
 from wwwmarket.adapters.transport.datagrams import ALIVE, Meter, RelayLimits, alive, flow_of, read_alive, with_flow
 from wwwmarket.adapters.transport.relay_host import UdpRelayHost
-from wwwmarket.adapters.transport.tunnel import RelayTunnels
+from wwwmarket.adapters.transport.tunnel import RelayTunnels, UdpTunnel, _Inner
 from wwwmarket.crypto.signing import KeyPair
 from wwwmarket.domain.errors import Exhausted, Unavailable
 from wwwmarket.domain.records import NodeAddress
+from wwwmarket.ports.relay import Reservation
 
 QUICK = RelayLimits(alive_every_s=0.05, silent_s=0.3, holders_max=1, flows_max=2, flow_idle_s=0.2)
 PATIENCE_S = 10
@@ -187,3 +189,92 @@ def test_a_meter_admits_its_rate_and_its_burst():
     assert [meter.admits(1_000, 0.0) for _ in range(3)] == [True, True, False]
     assert [meter.admits(500, 0.5), meter.admits(1, 0.5)] == [True, False]
     assert [meter.admits(2_000, 100.0), meter.admits(1, 100.0)] == [True, False]
+
+
+class Mailbox(asyncio.DatagramProtocol):
+    """A UDP socket that keeps what it gets, and answers liveness as a relay does."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.peers: set[tuple[str, int]] = set()
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+        self.address = transport.get_extra_info("sockname")
+
+    def datagram_received(self, data, addr) -> None:
+        self.peers.add(addr)
+        if flow_of(data) == ALIVE:
+            self.transport.sendto(data, addr)
+            self.tunnel_at = addr
+        else:
+            self.got.append(data)
+
+
+@pytest.fixture
+async def mailbox():
+    async with AsyncExitStack() as stack:
+
+        async def make() -> Mailbox:
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.create_datagram_endpoint(Mailbox, local_addr=("127.0.0.1", 0))
+            stack.callback(transport.close)
+            return protocol
+
+        yield make
+
+
+async def opened(inner, towards):
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: inner, remote_addr=towards.address)
+    return transport
+
+
+async def test_a_flow_keeps_little_until_its_socket_is_open(mailbox):
+    """The first datagrams are sent once it is open, in order; a flood before that is dropped."""
+    inner, quic = _Inner(1, lambda _: None), await mailbox()
+    for number in range(1, 10_001):
+        inner.send(number.to_bytes(4, "big"), QUICK.backlog_bytes)
+    transport = await opened(inner, quic)
+    inner.send(b"last", QUICK.backlog_bytes)
+    await until(lambda: quic.got[-1:] == [b"last"])
+    assert quic.got[:10] == [number.to_bytes(4, "big") for number in range(1, 11)]
+    assert len(quic.got) <= 17
+    transport.close()
+
+
+async def test_a_flow_that_ends_before_its_socket_is_open_leaves_none(mailbox):
+    """The socket that opens for it afterwards closes at once, and nothing that was kept is sent."""
+    inner, quic = _Inner(1, lambda _: None), await mailbox()
+    inner.send(b"kept", QUICK.backlog_bytes)
+    inner.close()
+    transport = await opened(inner, quic)
+    assert transport.is_closing()
+    assert quic.got == []
+
+
+async def test_a_relay_that_invents_flows_takes_no_more_sockets_than_there_may_be_flows(mailbox):
+    """A thousand flows at once through a tunnel that carries two: each socket but those of the last two is closed."""
+    relay, quic = await mailbox(), await mailbox()
+    reservation = Reservation(sockets=(f"127.0.0.1:{relay.address[1]}",), token=TOKEN.hex())
+    tunnel = await UdpTunnel.open(reservation, quic.address, QUICK)
+    for flow in range(1, 1_001):
+        relay.transport.sendto(with_flow(flow, b"hello"), relay.tunnel_at)
+
+    def last_came() -> bool:
+        relay.transport.sendto(with_flow(2_000, b"last"), relay.tunnel_at)
+        return b"last" in quic.got
+
+    await until(last_came)
+    await until(lambda: sum(not is_free(peer) for peer in quic.peers) <= QUICK.flows_max)
+    await tunnel.close()
+    await until(lambda: all(is_free(peer) for peer in quic.peers))
+
+
+def is_free(address) -> bool:
+    """Whether nothing is bound there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(address)
+        except OSError:
+            return False
+    return True

@@ -24,6 +24,9 @@ _Address = tuple[str, int]
 _ANSWER_S: Final = 2.0
 """How long a relay may take to answer for the first time."""
 _RETRY_MS: Final = 5_000
+_EARLY_MAX: Final = 16
+"""Datagrams of a flow whose socket is opening: QUIC's first flight has ten (RFC 9002, section 7.2), and what is dropped
+it sends again."""
 _DEFAULT: Final = RelayLimits()
 
 
@@ -52,8 +55,12 @@ class _Inner(asyncio.DatagramProtocol):
         self._flow, self._said = flow, said
         self._transport: Socket | None = None
         self._early: list[bytes] = []
+        self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._closed:
+            transport.close()
+            return
         self._transport = cast("Socket", transport)
         for datagram in self._early:
             self._transport.sendto(datagram)
@@ -61,7 +68,8 @@ class _Inner(asyncio.DatagramProtocol):
 
     def send(self, datagram: bytes, backlog_bytes: int) -> None:
         if self._transport is None:
-            self._early.append(datagram)
+            if len(self._early) < _EARLY_MAX:
+                self._early.append(datagram)
         elif self._transport.get_write_buffer_size() <= backlog_bytes:
             self._transport.sendto(datagram)
 
@@ -72,6 +80,9 @@ class _Inner(asyncio.DatagramProtocol):
         """The transport is closing."""
 
     def close(self) -> None:
+        """Also where the socket has yet to open."""
+        self._closed = True
+        self._early.clear()
         if self._transport is not None:
             self._transport.close()
 
@@ -151,6 +162,8 @@ class UdpTunnel:
     def _carry_in(self, flow: int, datagram: bytes) -> None:
         inner = self._flows.get(flow)
         if inner is None:
+            if len(self._opening) >= self._limits.flows_max:
+                return
             inner = self._flows[flow] = _Inner(flow, self._carry_out)
             task = asyncio.create_task(self._open_flow(flow, inner))
             self._opening.add(task)
@@ -165,7 +178,8 @@ class UdpTunnel:
         try:
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: inner, remote_addr=self._inward)
         except OSError:
-            self._flows.pop(flow, None)
+            if self._flows.get(flow) is inner:
+                del self._flows[flow]
 
 
 class RelayTunnels:
