@@ -24,6 +24,7 @@ from wwwmarket.cli.options import (
     Port,
     ReadyFile,
     Relays,
+    Tokenizers,
     Traces,
     option,
     parse_ports,
@@ -119,10 +120,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     fee: Annotated[
         int, option("--fee", "A founded market's share of each payment.", parser=parse_share, metavar="SHARE")
     ] = "0",  # type: ignore[assignment] # typer parses defaults, too
-    tokenizer: Annotated[
-        list[str] | None,
-        option("--tokenizer", "Recount a model's answers by a tokenizer.json; several times.", metavar="MODEL=FILE"),
-    ] = None,
+    tokenizer: Tokenizers = None,
     tabs: Annotated[
         int,
         option("--tabs", "Lock so much with a provider, and settle many answers at once.", parser=parse_credits),

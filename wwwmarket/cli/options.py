@@ -52,6 +52,10 @@ Traces: TypeAlias = Annotated[
     bool,
     option("--traces", "Send spans of requests to the collector at OTEL_EXPORTER_OTLP_ENDPOINT (extra: otel)."),
 ]
+Tokenizers: TypeAlias = Annotated[
+    list[str] | None,
+    option("--tokenizer", "Recount a model's answers by a tokenizer.json; several times.", metavar="MODEL=FILE"),
+]
 Host: TypeAlias = Annotated[str, option("--host", "Address that the gateway listens on.")]
 Port: TypeAlias = Annotated[int, option("--port", "The gateway's TCP port; 0 takes a free one.", min=0, max=65_535)]
 EndWithStdin: TypeAlias = Annotated[

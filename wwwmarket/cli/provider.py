@@ -29,6 +29,7 @@ from wwwmarket.cli.options import (
     Port,
     ReadyFile,
     Relays,
+    Tokenizers,
     Traces,
     option,
     parse_share,
@@ -47,8 +48,10 @@ from wwwmarket.cli.serving import (
     find_running,
     run_until_told,
 )
+from wwwmarket.cli.statement import parse_account
 from wwwmarket.config import PRESETS
-from wwwmarket.domain.errors import Malformed, Refusal
+from wwwmarket.domain.errors import Forbidden, Malformed, Refusal
+from wwwmarket.domain.identity import AccountId
 from wwwmarket.domain.quantity import Prices, Slo
 from wwwmarket.market.policy import Policy
 
@@ -86,6 +89,9 @@ measure it first, half a minute at most.
   wwwmarket provider join --market http://10.0.0.5:8080 --launch vllm:Qwen/Qwen3-8B \\
       --launch-options "--max-model-len 16384" --price-input 0.10 --price-output 0.40 --ttft-ms 500 --tpot-ms 40 \\
       --capacity 64
+
+Several machines can sell for one account, each by a key of its own that 'wwwmarket account delegate' lets act for it;
+--account makes sure of that.
 
 To sell to other machines give --bind 0.0.0.0:0. No port of a router needs to be open: where one is in the way, nodes
 that relay are found by themselves, and see nothing of what they forward.
@@ -165,12 +171,17 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
     api_key_env: Annotated[
         str | None, option("--api-key-env", "Variable that holds the engine's API key.", metavar="NAME")
     ] = None,
+    account: Annotated[
+        str | None,
+        option("--account", "Sell as a machine of this account, or not at all.", parser=parse_account, metavar="ID"),
+    ] = None,
     data: Data = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = None,
     relays: Relays = "auto",
+    tokenizer: Tokenizers = None,
     traces: Traces = False,
     accept_tabs: Annotated[
         bool, option("--accept-tabs", "Work under clients' tabs: many answers, one settlement.")
@@ -214,9 +225,11 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         relays=relays,
         traces=traces,
         passphrase=passphrase_of(where, NODE_KEY),
+        tokenizers=tuple(tokenizer or ()),
         config=replaced(PRESETS[preset], tabs=replaced(PRESETS[preset].tabs, accepted=accept_tabs)),
     )
-    run_until_told(_sell(settings, offer, sources, ready_file, stdin=end_with_stdin, json=json))
+    owner = None if account is None else AccountId(account)
+    run_until_told(_sell(settings, offer, sources, owner, ready_file, stdin=end_with_stdin, json=json))
 
 
 @app.command()
@@ -342,10 +355,11 @@ def _engine_key(variable: str | None) -> str | None:
     return key
 
 
-async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
+async def _sell(  # noqa: PLR0913 - what is sold, where, for whom, and who hears of it
     settings: "NodeSettings",
     offer: "OfferSettings",
     sources: Sources,
+    owner: AccountId | None,
     ready_file: Path | None,
     *,
     stdin: bool,
@@ -361,14 +375,15 @@ async def _sell(  # noqa: PLR0913 - what is sold, where, and who hears of it
         opened = await stack.enter_async_context(open_engine(replaced(offer, engines=addresses), measure))
 
         async def sell(begun: int) -> None:
-            await _sell_once(settings, offer, opened, interrupts, announce, json=None if begun else json)
+            await _sell_once(settings, offer, owner, opened, interrupts, announce, json=None if begun else json)
 
         await anew_after_each_succession(sell)
 
 
-async def _sell_once(  # noqa: PLR0913 - what is sold, where, and who hears of it
+async def _sell_once(  # noqa: PLR0913, PLR0917 - what is sold, where, for whom, and who hears of it
     settings: "NodeSettings",
     offer: "OfferSettings",
+    owner: AccountId | None,
     opened: "OpenEngine",
     interrupts: Interrupts,
     announce: Callable[[Serving], None],
@@ -379,6 +394,7 @@ async def _sell_once(  # noqa: PLR0913 - what is sold, where, and who hears of i
     from wwwmarket.bootstrap import begin_selling, open_node
 
     async with open_node(settings) as running:
+        _check_owner(running, owner, settings.data)
         served = opened.served
         offering = await begin_selling(running.node, opened.engine, opened.description, served, offer, fit=opened.fit)
         serving = serving_of(running, settings.data)
@@ -393,6 +409,15 @@ async def _sell_once(  # noqa: PLR0913 - what is sold, where, and who hears of i
             await interrupts.wait(running.node.wait_failed())
         say("Leaving: the offer is withdrawn, and what is in flight is finished first.")
         await _leave_market(running, offering)
+
+
+def _check_owner(running: "Running", owner: AccountId | None, data: Path) -> None:
+    """Raises Forbidden: nothing is published, so that the key stays fresh and can still be delegated to."""
+    if owner is not None and running.node.account != owner:
+        raise Forbidden(
+            f"this machine's key does not act for {owner}: run 'wwwmarket keys consent {owner} --data {data} > "
+            "machine.json' here, 'wwwmarket account delegate machine.json' where that account's key is, then this again"
+        )
 
 
 async def _leave_market(running: "Running", offering: "Offering") -> None:
