@@ -109,6 +109,8 @@ class NodeSettings:
     relay_ports: tuple[int, int] | None = None
     """First and last UDP port at which it does so; None: any."""
     relays: Relays = "auto"
+    iroh_relay: str | None = None
+    """URL of an iroh relay server, at which nodes that have the same one find direct paths to each other."""
     traces: bool = False
     """Whether spans go to an OpenTelemetry collector, configured by its own variables (``OTEL_…``)."""
     passphrase: bytes | None = None
@@ -169,7 +171,9 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[Running]:
             stack.push_async_callback(orderer.close)
         mirrors = HttpMirrors()
         stack.push_async_callback(mirrors.close)
-        transport = await IrohTransport.bind(key, _bind_address(settings), advertised=settings.advertise)
+        transport = await IrohTransport.bind(
+            key, _bind_address(settings), advertised=settings.advertise, iroh_relay=settings.iroh_relay
+        )
         stack.push_async_callback(transport.close)
         tracer = _tracer(key.account, stack) if settings.traces else NO_TRACES
         relay_host = _relay_host(settings, transport)

@@ -20,6 +20,7 @@ from wwwmarket.cli.options import (
     Data,
     EndWithStdin,
     Host,
+    IrohRelay,
     Json,
     Port,
     ReadyFile,
@@ -103,6 +104,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = None,
     relays: Relays = "auto",
+    iroh_relay: IrohRelay = None,
     traces: Traces = False,
     relay_for: Annotated[
         int, option("--relay-for", "Forward to as many nodes behind routers; needs a --bind others reach.", min=0)
@@ -149,6 +151,7 @@ def run(  # noqa: PLR0913 - each is a choice about the node
         bind=bind,
         advertise=tuple(advertise or ()),
         relays=relays,
+        iroh_relay=iroh_relay,
         traces=traces,
         relay_for=relay_for,
         relay_ports=None if relay_ports is None else parse_ports(relay_ports),

@@ -48,6 +48,10 @@ Relays: TypeAlias = Annotated[
     Literal["auto", "always", "never"],
     option("--relays", "Whether other nodes forward to it: where a router is in the way, always or never."),
 ]
+IrohRelay: TypeAlias = Annotated[
+    str | None,
+    option("--iroh-relay", "An iroh relay server, to punch holes by; the same at both ends.", metavar="URL"),
+]
 Traces: TypeAlias = Annotated[
     bool,
     option("--traces", "Send spans of requests to the collector at OTEL_EXPORTER_OTLP_ENDPOINT (extra: otel)."),

@@ -25,6 +25,7 @@ from wwwmarket.cli.options import (
     Data,
     EndWithStdin,
     Host,
+    IrohRelay,
     Json,
     Port,
     ReadyFile,
@@ -181,6 +182,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
     bind: Bind = "127.0.0.1:0",
     advertise: Advertise = None,
     relays: Relays = "auto",
+    iroh_relay: IrohRelay = None,
     tokenizer: Tokenizers = None,
     traces: Traces = False,
     accept_tabs: Annotated[
@@ -223,6 +225,7 @@ def join(  # noqa: PLR0913 - each is a term of the offer, or where the provider 
         bind=bind,
         advertise=tuple(advertise or ()),
         relays=relays,
+        iroh_relay=iroh_relay,
         traces=traces,
         passphrase=passphrase_of(where, NODE_KEY),
         tokenizers=tuple(tokenizer or ()),

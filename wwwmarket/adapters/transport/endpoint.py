@@ -16,7 +16,7 @@ from wwwmarket.adapters.transport.links import Links
 from wwwmarket.adapters.transport.reception import Reception
 from wwwmarket.adapters.transport.stream import RETRY_MS, IrohStream
 from wwwmarket.crypto.signing import KeyPair
-from wwwmarket.domain.errors import Malformed, TooLarge, Unavailable
+from wwwmarket.domain.errors import Conflict, Malformed, TooLarge, Unavailable
 from wwwmarket.domain.identity import NodeId
 from wwwmarket.domain.records import NodeAddress
 from wwwmarket.ports.transport import RequestHandler, StreamHandler
@@ -32,20 +32,23 @@ class IrohTransport:
     """Implements ``ports.transport.Transport``.
 
     QUIC opens a second socket on ``[::]`` whatever address is asked for, so a transport bound to loopback refuses every
-    caller from elsewhere before the handshake, and dials nobody elsewhere. No relay and no lookup service is used.
+    caller from elsewhere before the handshake, and dials nobody elsewhere. No lookup service is used, and no relay of
+    iroh's but one that is given.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it stands on, and how it is known
         self,
         node: NodeId,
         endpoint: iroh.Endpoint,
         *,
         loopback: bool,
         advertised: tuple[str, ...],
+        iroh_relay: str | None,
         limits: TransportLimits,
     ) -> None:
         self._node, self._endpoint, self._loopback, self._limits = node, endpoint, loopback, limits
         self._advertised = advertised
+        self._iroh_relay = iroh_relay
         self._relayed: tuple[str, ...] = ()
         self._reception = Reception(limits)
         self._links = Links(node, limits.handshake_timeout_ms / 1000, asyncio.get_running_loop().time)
@@ -62,12 +65,15 @@ class IrohTransport:
         *,
         limits: TransportLimits = _DEFAULT,
         advertised: tuple[str, ...] = (),
+        iroh_relay: str | None = None,
     ) -> Self:
         """Open the sockets. ``advertised`` (``host:port``) is what others are told, where they see another address than
-        this machine does.
+        this machine does. ``iroh_relay`` is the URL of an iroh relay server, through which this node and others that
+        have the same one find direct paths to each other (hole punching), or fall back to it.
 
         Raises:
-            Malformed: ``bind_address`` is not a numeric ``host:port``.
+            Malformed: ``bind_address`` is not a numeric ``host:port``, or ``iroh_relay`` no URL.
+            Conflict: a transport on loopback is given a relay.
             Unavailable: the address cannot be bound.
         """
         try:
@@ -79,7 +85,7 @@ class IrohTransport:
             bind_addr=bind_address,
             secret_key=key.seed,
             alpns=[ALPN],
-            relay_mode=iroh.RelayMode.disabled(),
+            relay_mode=_relay_mode(iroh_relay, loopback=loopback),
         )
         copy_bytes_at_once()
         try:
@@ -87,7 +93,14 @@ class IrohTransport:
         except iroh.IrohError as error:
             raise Unavailable(f"cannot bind {bind_address}: {error.message()}", retry_after_ms=RETRY_MS) from error
         assert endpoint.id().to_bytes().hex() == key.account, "the endpoint's name is the node's key"
-        return cls(NodeId(key.account), endpoint, loopback=loopback, advertised=advertised, limits=limits)
+        return cls(
+            NodeId(key.account),
+            endpoint,
+            loopback=loopback,
+            advertised=advertised,
+            iroh_relay=iroh_relay,
+            limits=limits,
+        )
 
     @property
     def is_on_loopback(self) -> bool:
@@ -214,7 +227,8 @@ class IrohTransport:
         try:
             async with asyncio.timeout(self._limits.handshake_timeout_ms / 1000):
                 hints = [text for text in await sockets.resolve(peer.sockets) if self._dialable(text)]
-                address = iroh.EndpointAddr(iroh.EndpointId.from_bytes(bytes.fromhex(peer.node)), None, hints)
+                key = iroh.EndpointId.from_bytes(bytes.fromhex(peer.node))
+                address = iroh.EndpointAddr(key, self._iroh_relay, hints)
                 connection = await self._endpoint.connect(address, ALPN)
                 control = await connection.open_bi()
         except (iroh.IrohError, TimeoutError) as error:
@@ -265,3 +279,17 @@ class IrohTransport:
                 await incoming.retry()
             return False
         return True
+
+
+def _relay_mode(url: str | None, *, loopback: bool) -> iroh.RelayMode:
+    """Raises Malformed, Conflict."""
+    if url is None:
+        return iroh.RelayMode.disabled()
+    if loopback:
+        raise Conflict("a node on loopback speaks with this machine only: give --bind 0.0.0.0:0 with --iroh-relay")
+    if not url.startswith(("https://", "http://")):
+        raise Malformed(f"{url!r} is no address of an iroh relay: write https://relay.example.org")
+    try:
+        return iroh.RelayMode.custom_from_urls([url])
+    except iroh.IrohError as error:
+        raise Malformed(f"{url!r} is no address of an iroh relay: {error.message()}") from None
