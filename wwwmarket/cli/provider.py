@@ -264,6 +264,7 @@ def status(
             "market": node.origin,
             "in_flight": node.in_flight,
             "draining": node.draining,
+            "relays": node.relays,
             "balance": account.balance,
             "offers": [
                 {
