@@ -24,7 +24,7 @@ import aiohttp
 from live_fleet import Fleet, LiveNode, open_fleet
 from msgspec.structs import replace
 
-from wwwmarket.simulator.marketplace import ALLOWANCE_MS, PATIENCE_PERCENT, RETRIES, RETRY_AFTER_US
+from wwwmarket.simulator.marketplace import ALLOWANCE_MS, PATIENCE_PERCENT, RETRIES
 from wwwmarket.simulator.report import Row, rows
 from wwwmarket.simulator.run import simulate
 from wwwmarket.simulator.scenario import Built, build, load_scenario
@@ -49,6 +49,8 @@ class Outcome:
     late_s: float = 0.0
     """How late the load generator itself was."""
     failed: str | None = None
+    again_s: float = 1.0
+    """How long it was last told to wait."""
 
     @property
     def in_time(self) -> bool:
@@ -121,7 +123,7 @@ class Replay:
             if outcome.whole_s is not None:
                 outcome.failed = None
             if status == 503 and outcome.tries <= RETRIES:
-                await asyncio.sleep(RETRY_AFTER_US / 1e6)
+                await asyncio.sleep(outcome.again_s)
             elif outcome.whole_s is None:
                 break
         return outcome
@@ -130,6 +132,7 @@ class Replay:
         try:
             async with self._session.post(f"{node.gateway}/v1/completions", data=body, headers=headers) as answer:
                 last = b""
+                outcome.again_s = int(answer.headers.get("retry-after-ms", 1_000)) / 1e3
                 async for chunk in answer.content.iter_any():
                     if outcome.first_s is None and answer.status == 200:
                         outcome.first_s = time.monotonic() - due_s

@@ -42,6 +42,7 @@ from wwwmarket.gateway.config import GatewayConfig
 from wwwmarket.gateway.server import Server
 from wwwmarket.ledger.note import VerifierKey
 from wwwmarket.market import execution, settlement
+from wwwmarket.market.admission import Admission
 from wwwmarket.market.offer import Seller
 from wwwmarket.market.policy import Policy
 from wwwmarket.node.answers import Answers
@@ -465,6 +466,7 @@ def _desk(  # noqa: PLR0913, PLR0917 - what a provider's half is made of
         node.account_key,
         forecasting,
         offer.policy,
+        Admission(),
         hold_ms=auctions.hold_ms,
         asked_per_bid=1 + auctions.neighbours_asked + auctions.reserves_asked,
     )

@@ -40,6 +40,11 @@ class AuctionConfig:
 class ExecutionConfig:
     first_token_slack_ms: int = 2_000
     """Beyond the promised TTFT before the next-best ask is taken: an engine's hiccup is not a dead provider."""
+    first_token_slack_percent: int = 50
+    """The same as a part of the promised TTFT, where that is more: a forecast over a long queue errs in proportion to
+    it, and who is given up at 22 s of 20 has served nobody. A liar gains half of what it promised, at most half of
+    the bid's objective.
+    """
     promise_timeout_ms: int = 10_000
     """How long a provider lets a finished answer wait for the ledger's promise before it gives the work up."""
     silence_ms: int = 60_000

@@ -7,6 +7,7 @@ everybody's work, never from inside the engine. Times are milliseconds of any on
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from math import ceil
 from typing import Generic, TypeVar
 
 from wwwmarket.dispatch.burden import burden
@@ -94,6 +95,11 @@ class Knowledge(Generic[K]):
         step_time, limits = self._model.step_time(), self._model.limits
         slower = burden(step_time, limits, load, input_tokens=input_tokens, output_tokens=output_tokens)
         return Foreseen(ttft_ms=predicted.ttft_ms, finish_ms=predicted.finish_ms, burden_micro=slower)
+
+    def next_end_ms(self) -> Millis | None:
+        """From now until the first of those in hand that decode ends, at the pace of now; None where none decodes."""
+        left = [self._left(job).output_tokens_left for job in self._jobs.values() if job.first_ms is not None]
+        return ceil(min(left) * self._model.step_time().step_ms(*self._batch())) if left else None
 
     def started(self, key: K, request: Request, now_ms: float) -> None:
         """It was sent to the engine."""

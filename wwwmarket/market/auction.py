@@ -43,12 +43,13 @@ class AskArrived(Value):
 
 
 class AskMissing(Value):
-    """The provider declined, or could not be reached."""
+    """The provider declined, or could not be reached. ``retry_after_ms`` is when it says that it might not decline."""
 
     at_ms: Millis
     offer: EntryId
     declined: bool
     reason: str
+    retry_after_ms: Millis | None = None
 
 
 class DeadlineReached(Value):
@@ -67,11 +68,15 @@ class ArmDeadline(Value):
 
 
 class Decided(Value):
-    """The auction is over. ``standings`` are the eligible asks, best first; ``digests`` are of all asks received."""
+    """The auction is over. ``standings`` are the eligible asks, best first; ``digests`` are of all asks received.
+
+    ``soonest_ms`` from now the first of those asked expects to be able to meet the bid; None where nobody said so.
+    """
 
     standings: tuple["Standing", ...]
     digests: tuple[Digest, ...]
     judged: tuple["JudgedAsk", ...]
+    soonest_ms: Millis | None = None
 
 
 Effect: TypeAlias = RequestAsk | ArmDeadline | Decided
@@ -120,6 +125,21 @@ class PricingRule(Protocol):
 WHOLE_PPM: Final = 1_000_000
 HURRY_MS_MIN: Final = 50
 """On one machine answers come within a millisecond or two; a busy one deserves more than that again."""
+AGAIN_MS: Final = 1_000
+"""When to come again where nobody could say; what a forecast cannot tell changes in about that time."""
+AGAIN_MS_MIN: Final = 1_000
+"""No provider's word makes clients come again sooner."""
+AGAIN_MS_MAX: Final = 30_000
+"""Nor later: forecasts of the next minute are about work that has not come yet."""
+
+
+def come_again_ms(soonest_ms: Millis | None, chance_ppm: Count) -> Millis:
+    """Retry-After of an auction that found nobody: when the soonest of those asked expects to be able to, within
+    bounds, and by chance (uniform in [0, 1,000,000)) up to half as long again: who was refused together shall not come
+    again together.
+    """
+    expected_ms = AGAIN_MS if soonest_ms is None else min(max(soonest_ms, AGAIN_MS_MIN), AGAIN_MS_MAX)
+    return expected_ms + expected_ms * chance_ppm // (2 * WHOLE_PPM)
 
 
 def draw(candidates: Sequence[Candidate], chance: bytes, count: int) -> tuple[Candidate, ...]:
@@ -269,8 +289,19 @@ class Auction:
         standings.sort(key=lambda standing: (standing.score, standing.digest))
         judged = [*self._verdicts(standings), *sorted(judged, key=lambda ask: (ask.verdict, ask.offer))]
         return [
-            Decided(standings=tuple(standings), digests=tuple(sorted(set(digests))), judged=tuple(judged)),
+            Decided(
+                standings=tuple(standings),
+                digests=tuple(sorted(set(digests))),
+                judged=tuple(judged),
+                soonest_ms=self._soonest_ms(),
+            ),
         ]
+
+    def _soonest_ms(self) -> Millis | None:
+        """Of those who declined by their word; of asks that are too late by as much as they are."""
+        said = [missing.retry_after_ms for _, missing in self._missing if missing.retry_after_ms is not None]
+        late = [_late_ms(self._bid, ask.body) for _, ask in self._asks]
+        return min([*said, *(ms for ms in late if ms > 0)], default=None)
 
     def _check(self, candidate: Candidate, ask: Verified[Ask]) -> None:
         if ask.by != candidate.listed.provider:
@@ -323,6 +354,12 @@ class Auction:
         if self._hurried:
             reason = "no answer while the others answered, nor in as long again"
         return _no_ask(candidate, "silent", reason)
+
+
+def _late_ms(bid: Bid, ask: Ask) -> int:
+    """By how much an ask misses the bid's objective: were all that it has in hand so much further, it would not."""
+    finish_ms_max = bid.slo.ttft_ms + bid.slo.tpot_ms * bid.expected_output_tokens
+    return max(ask.predicted_ttft_ms - bid.slo.ttft_ms, ask.predicted_finish_ms - finish_ms_max)
 
 
 def _with_margin(bid: Bid, margin_ppm: int) -> Bid:

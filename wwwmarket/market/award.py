@@ -16,6 +16,10 @@ from wwwmarket.domain.records import Ask, Attestation, Award, Bid, Inclusion, Of
 from wwwmarket.domain.shape import Value
 
 _WORTH_A_RETRY: Final = frozenset({"chain", "offer_not_listed"})
+PLACES_LOST_MAX: Final = 2
+"""Times that an award may lose its place in its client's chain and be signed anew, beside the attempts: that is the
+fault of another entry of the client's, and no provider has been tried.
+"""
 
 
 class Contender(Value):
@@ -42,6 +46,8 @@ class Terms(Value):
     claim_after_ms: Millis
     claim_window_ms: Millis
     first_token_slack_ms: Millis
+    first_token_slack_percent: Count = 0
+    """Of the promised time to first token; the larger slack counts."""
 
 
 class Begun(Value):
@@ -223,6 +229,7 @@ class Buyer:
         self._rule = rule
         self._terms = terms
         self._attempt = 0
+        self._places_lost = 0
         self._award: EntryId | None = None
         self._contender: Contender | None = None
         self._begun_ms = 0
@@ -269,6 +276,10 @@ class Buyer:
             case _:
                 assert_never(event)
 
+    @property
+    def _tried(self) -> Count:
+        return self._attempt - self._places_lost
+
     def _is_stale(self, event: Event) -> bool:
         """Whatever comes late of an earlier attempt is not about this one."""
         if isinstance(event, Begun | Adopted | AwardSigned | ClientGone):
@@ -276,8 +287,8 @@ class Buyer:
         return event.award is not None and event.award != self._award
 
     def _try_next(self, at_ms: int, reason: str) -> list[Effect]:
-        if not self._left or self._attempt >= self._terms.attempts_max:
-            tried = f"none of the {self._attempt} best providers could start this request, the last because: "
+        if not self._left or self._tried >= self._terms.attempts_max:
+            tried = f"none of the {self._tried} best providers could start this request, the last because: "
             return self._fail(Unavailable(tried + reason, retry_after_ms=1_000))
         winner, *others = self._left
         self._left = others
@@ -307,7 +318,9 @@ class Buyer:
         self._award = award
         if self._client_gone:
             return self._fail(Conflict("the client closed the request before it was handed over"))
-        due_ms = at_ms + self._contender.ask.body.predicted_ttft_ms + self._terms.first_token_slack_ms
+        promised_ms = self._contender.ask.body.predicted_ttft_ms
+        grown_ms = promised_ms * self._terms.first_token_slack_percent // 100
+        due_ms = at_ms + promised_ms + max(self._terms.first_token_slack_ms, grown_ms)
         return [
             HandOver(award=award, contender=self._contender),
             ArmFirstToken(award=award, at_ms=due_ms),
@@ -322,7 +335,11 @@ class Buyer:
         if final or self._contender is None or event.refusal.reason not in _WORTH_A_RETRY:
             return [*dropped, *self._fail(event.refusal)]
         if event.refusal.reason == "chain":
+            if self._places_lost == PLACES_LOST_MAX:
+                message = f"other entries of this account took its award's place each time: {event.refusal.message}"
+                return [*dropped, *self._fail(Unavailable(message, retry_after_ms=1_000))]
             self._left.insert(0, self._contender)
+            self._places_lost += 1
         return [*dropped, *self._try_next(event.at_ms, event.refusal.message)]
 
     def _answer_started(self, event: AnswerStarted) -> list[Effect]:
@@ -419,7 +436,7 @@ class Buyer:
         if self._arrived or self._client_gone:
             return []
         patience_ms = self._begun_ms + self._bid.slo.ttft_ms + self._terms.first_token_slack_ms
-        last = not self._left or self._attempt >= self._terms.attempts_max
+        last = not self._left or self._tried >= self._terms.attempts_max
         if last and event.at_ms < patience_ms:
             return [ArmFirstToken(award=event.award, at_ms=patience_ms)]
         return self._broken(event.at_ms, "no first token in the promised time")

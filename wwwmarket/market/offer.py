@@ -31,6 +31,9 @@ class Forecaster(Protocol):
     """The provider's own model of its engine (``dispatch``). None while the engine's state is unknown."""
 
     def forecast(self, *, input_tokens: int, output_tokens: int, held: int) -> Forecast | None: ...
+    def next_end_ms(self) -> Millis | None:
+        """From now until the first of the work in hand ends; None where nobody can say."""
+        ...
 
 
 class Picture(Value):
@@ -53,6 +56,14 @@ class Policy(Protocol):
 
     def price_ppm(self, sold: Count, sequences: Count) -> PartsPerMillion:
         """The share of the list prices to ask for at this load."""
+        ...
+
+
+class Admission(Protocol):
+    """Who gets the last places (``market.admission``)."""
+
+    def admits(self, worth_micro_per_s: MicroCredits, *, taken: Count, places: Count) -> bool:
+        """Whether a bid may have one of the places that are left."""
         ...
 
 
@@ -101,6 +112,8 @@ class AskSent(Value):
 
 
 class BidDeclined(Value):
+    """``retry_after_ms`` is when a place is expected to be free, where that is what was missing."""
+
     reason: str
     retry_after_ms: Millis
 
@@ -116,8 +129,15 @@ HOLDS_MAX: Final = 4_096
 class Seller:
     """``policy`` decides whether it asks at all, and for which share of its list prices."""
 
-    def __init__(
-        self, key: KeyPair, forecaster: Forecaster, policy: Policy, *, hold_ms: int, asked_per_bid: int
+    def __init__(  # noqa: PLR0913 - what a seller decides by
+        self,
+        key: KeyPair,
+        forecaster: Forecaster,
+        policy: Policy,
+        admission: Admission,
+        *,
+        hold_ms: int,
+        asked_per_bid: int,
     ) -> None:
         self._key = key
         self._forecaster = forecaster
@@ -128,6 +148,7 @@ class Seller:
         self._holds: dict[Digest, Millis] = {}
         self._in_flight = 0
         self._draining = False
+        self._admission = admission
 
     @property
     def in_flight(self) -> int:
@@ -172,6 +193,10 @@ class Seller:
         reason = self._why_not(offer, event)
         if reason is not None or offer is None:
             return BidDeclined(reason=reason or "this offer is not ours", retry_after_ms=self._hold_ms)
+        reason = self._why_no_place(offer, event)
+        if reason is not None:
+            next_end_ms = self._forecaster.next_end_ms() or 0
+            return BidDeclined(reason=reason, retry_after_ms=max(self._hold_ms, next_end_ms))
         forecast = self._forecaster.forecast(
             input_tokens=bid.input_tokens,
             output_tokens=bid.expected_output_tokens,
@@ -209,11 +234,16 @@ class Seller:
             return f"this offer is for {offer.model.name}"
         if bid.max_input_tokens + bid.max_output_tokens > offer.model.context_tokens:
             return f"the request may need more than the model's {offer.model.context_tokens} tokens of context"
+        return "the provider's policy accepts a share of bids only" if event.chance_ppm >= offer.accept_ppm else None
+
+    def _why_no_place(self, offer: Offer, event: BidReceived) -> str | None:
+        """Reasons that pass when some of the work in hand has ended, or may."""
+        places, worth = offer.capacity.sequences, event.bid.body.time_value_micro_per_s
+        admitted = self._admission.admits(worth, taken=self._in_flight, places=places)
         if not self.has_room(offer):
-            return f"all {offer.capacity.sequences} sequences on offer are busy"
-        if event.chance_ppm >= offer.accept_ppm:
-            return "the provider's policy accepts a share of bids only"
-        return self._policy.decide(self._picture(offer, event))
+            return f"all {places} sequences on offer are busy"
+        reason = self._policy.decide(self._picture(offer, event))
+        return reason or (None if admitted else "the last places are kept for those to whom a second is worth more")
 
     def _picture(self, offer: Offer, event: BidReceived) -> Picture:
         return Picture(

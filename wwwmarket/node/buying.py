@@ -14,6 +14,7 @@ from wwwmarket.crypto.digest import request_digest
 from wwwmarket.crypto.signing import Verified, VerifiedEntry
 from wwwmarket.domain.errors import Conflict, InsufficientCredit, Malformed, NotFound, Refusal, Unavailable
 from wwwmarket.domain.model import ModelRequirement
+from wwwmarket.domain.quantity import Millis
 from wwwmarket.domain.records import (
     Award,
     Bid,
@@ -105,7 +106,7 @@ class Buying:
         elapsed_ms = purse.clock.monotonic_ms() - begun
         purse.observe("auction_ms", elapsed_ms)
         if not decided.standings:
-            raise _nobody(decided)
+            raise _nobody(decided, auction.come_again_ms(decided.soonest_ms, purse.entropy.below(auction.WHOLE_PPM)))
         return Decision(bid=bid.body, decided=decided, auction_us=round(elapsed_ms * 1_000))
 
     def propose(self, decision: Decision) -> Award:
@@ -292,6 +293,7 @@ class Buying:
             claim_after_ms=execution.claim_after_ms,
             claim_window_ms=execution.claim_window_ms,
             first_token_slack_ms=execution.first_token_slack_ms,
+            first_token_slack_percent=execution.first_token_slack_percent,
         )
 
     async def _stream(self, delivery: Delivery, first: award.Event) -> AsyncGenerator[DeliveryEvent]:
@@ -318,14 +320,20 @@ def _ask_event(
         case messages.AskAnswer():
             return auction.AskArrived(at_ms=at_ms, offer=candidate.offer, ask=heard(answer.ask, account_of))
         case messages.Decline():
-            return auction.AskMissing(at_ms=at_ms, offer=candidate.offer, declined=True, reason=answer.reason)
+            return auction.AskMissing(
+                at_ms=at_ms,
+                offer=candidate.offer,
+                declined=True,
+                reason=answer.reason,
+                retry_after_ms=answer.retry_after_ms,
+            )
         case messages.Refused():
             return auction.AskMissing(at_ms=at_ms, offer=candidate.offer, declined=True, reason=answer.message)
         case _:
             raise Malformed("the provider answered a bid with something else")
 
 
-def _nobody(decided: auction.Decided) -> Refusal:
+def _nobody(decided: auction.Decided, retry_after_ms: Millis) -> Refusal:
     """Why no ask won: price before time, since money is the client's to change."""
     reasons = "; ".join(sorted({judged.reason for judged in decided.judged}))
     if any(judged.verdict == "ineligible" and "lock" in judged.reason for judged in decided.judged):
@@ -334,4 +342,4 @@ def _nobody(decided: auction.Decided) -> Refusal:
             "add credit, raise the maximum price or lower max_tokens",
             reason="insufficient_credit",
         )
-    return Unavailable(f"no provider meets the requirements now: {reasons}", retry_after_ms=1_000)
+    return Unavailable(f"no provider meets the requirements now: {reasons}", retry_after_ms=retry_after_ms)

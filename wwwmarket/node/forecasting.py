@@ -10,7 +10,7 @@ from wwwmarket.dispatch.knowledge import Knowledge, Request
 from wwwmarket.dispatch.prediction import LearningModel
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import EntryId
-from wwwmarket.domain.quantity import Count, MicroCredits
+from wwwmarket.domain.quantity import Count, MicroCredits, Millis
 from wwwmarket.market.offer import Forecast
 from wwwmarket.ports.clock import Clock
 from wwwmarket.ports.engine import Engine
@@ -70,6 +70,9 @@ class Forecasting:
         if seen is None:
             return None
         return Forecast(ttft_ms=seen.ttft_ms, finish_ms=seen.finish_ms, burden_micro=seen.burden_micro)
+
+    def next_end_ms(self) -> Millis | None:
+        return self._knowledge.next_end_ms()
 
     def started(
         self,

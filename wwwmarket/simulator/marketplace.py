@@ -38,7 +38,6 @@ MARGIN_PPM: Final = 500_000
 ALLOWANCE_MS: Final = 400
 """Of the objective for the auction, the handover and the way back: what providers do not see."""
 RETRIES: Final = 2
-RETRY_AFTER_US: Final = 1_000_000
 CRASH_NOTICED_US: Final = 1_000_000
 """Until a connection to a node that is gone is given up."""
 CONFIG: Final = WAN.execution
@@ -50,6 +49,7 @@ TERMS: Final = award.Terms(
     claim_after_ms=CONFIG.claim_after_ms,
     claim_window_ms=CONFIG.claim_window_ms,
     first_token_slack_ms=CONFIG.first_token_slack_ms,
+    first_token_slack_percent=CONFIG.first_token_slack_percent,
 )
 
 
@@ -59,6 +59,7 @@ class Market:
     def __init__(self, world: World) -> None:
         self.world = world
         self.chance = world.chance("policy/market")
+        self.again = world.chance("come-again")
         self.notary = Notary()
         self.lengths = [OutputLengths() for _ in world.nodes]
         self.trust = [Trust() for _ in world.nodes]
@@ -253,7 +254,13 @@ class Purchase:
             ask = self._market.notary.verify(answer.ask.signed)
             event = auction.AskArrived(at_ms=now_ms, offer=candidate.offer, ask=ask)
         else:
-            event = auction.AskMissing(at_ms=now_ms, offer=candidate.offer, declined=True, reason=answer.reason)
+            event = auction.AskMissing(
+                at_ms=now_ms,
+                offer=candidate.offer,
+                declined=True,
+                reason=answer.reason,
+                retry_after_ms=answer.retry_after_ms,
+            )
         self._in_auction(machine, event)
 
     def _count(self, index: int) -> None:
@@ -268,7 +275,7 @@ class Purchase:
                 self._let_down_by(index)
         self._told = self._decision(decided)
         if not decided.standings:
-            self._come_again()
+            self._come_again(decided.soonest_ms)
             return
         assert self._bid is not None, "an auction is about a bid"
         contenders = tuple(
@@ -304,11 +311,14 @@ class Purchase:
         for index in self._asked_ms:
             self._send(index, market.reviewers.received, market.providers[index], market.notary.verify(said.signed))
 
-    def _come_again(self) -> None:
-        if self._tries > RETRIES:
+    def _come_again(self, soonest_ms: int | None) -> None:
+        """When the refusal says, unless the client's time is over by then."""
+        again_ms = auction.come_again_ms(soonest_ms, self._market.again.randrange(auction.WHOLE_PPM))
+        slo = self._slo()
+        if self._tries > RETRIES or slo is None or slo.ttft_ms <= again_ms:
             self._trip.fail("refused: nobody could answer in time")
         else:
-            self._world.loop.after(RETRY_AFTER_US, self.begin)
+            self._world.loop.after(again_ms * 1_000, self.begin)
 
     def _in_award(self, event: award.Event) -> None:
         if self._buyer is None:

@@ -20,6 +20,7 @@ from wwwmarket.domain.quantity import Prices, Slo, Usage
 from wwwmarket.domain.records import Award, Bid, Capacity, Inclusion, NodeAddress, Offer, Promise, Settlement, Signed
 from wwwmarket.domain.shape import Record
 from wwwmarket.market import execution, offer, policy, settlement
+from wwwmarket.market.admission import Admission
 from wwwmarket.market.advance import Advances
 from wwwmarket.simulator.books import ORIGIN, Books
 from wwwmarket.simulator.events import EPOCH_MS
@@ -87,6 +88,10 @@ class Forecasting:
             burden_micro=seen.burden_micro,
         )
 
+    def next_end_ms(self) -> int | None:
+        self._count()
+        return self._knowledge.next_end_ms()
+
     def started(self, key: int, bid: Bid) -> None:
         request = knowledge.Request(
             input_tokens=bid.input_tokens,
@@ -153,6 +158,7 @@ class Provider:
             key,
             self._knows,
             policy.Policy(floor_ppm=floor_ppm),
+            Admission(),
             hold_ms=HOLD_MS,
             asked_per_bid=setup.asked + setup.asked_more + 1,
         )

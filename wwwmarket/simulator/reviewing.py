@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from wwwmarket.crypto.signing import KeyPair, Verified, VerifiedEntry, sign
 from wwwmarket.domain.errors import Refusal
 from wwwmarket.domain.identity import Digest, EntryId
@@ -38,7 +40,7 @@ def favour(decided: Decided, character: Character, friend: EntryId) -> Decided:
         return decided
     passed_over = {standing.digest for standing in standings[:place]}
     kept = decided.digests if character == "favouring" else tuple(d for d in decided.digests if d not in passed_over)
-    return Decided(standings=standings[place:], digests=kept, judged=decided.judged)
+    return replace(decided, standings=standings[place:], digests=kept)
 
 
 class Reviewers:

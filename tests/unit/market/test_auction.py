@@ -166,3 +166,33 @@ def test_a_draw_does_not_depend_on_the_order_of_the_candidates():
     drawn = auction.draw(CANDIDATES, chance, 2)
     assert drawn == auction.draw(CANDIDATES[::-1], chance, 2)
     assert len({one.offer for one in drawn}) == 2
+
+
+def declined(person, retry_after_ms=None) -> auction.AskMissing:
+    return auction.AskMissing(
+        at_ms=NOW, offer=named(person.account), declined=True, reason="no", retry_after_ms=retry_after_ms
+    )
+
+
+def test_who_is_refused_hears_when_the_soonest_could():
+    """Of one who declined by its word, of an ask that is too late by how much it is; the sooner counts."""
+    late = BID.slo.ttft_ms + 700
+    for events, soonest_ms in (
+        ((declined(RIVAL, 900), declined(STRANGER, 4_000), arrived(PROVIDER, predicted_ttft_ms=late)), 700),
+        ((declined(RIVAL, 300), declined(STRANGER, 4_000), arrived(PROVIDER, predicted_ttft_ms=late)), 300),
+        ((declined(RIVAL), declined(STRANGER), declined(PROVIDER)), None),
+    ):
+        machine = begun()
+        *_, effects = [machine.step(event) for event in events]
+        assert not effects[0].standings
+        assert effects[0].soonest_ms == soonest_ms
+
+
+@pytest.mark.parametrize("said_ms", [None, 0, 700, 10**9])
+def test_when_to_come_again_is_bounded_and_spread(said_ms):
+    """Whatever providers say, between half a second and three quarters of a minute; chance only makes it later."""
+    times_ms = [auction.come_again_ms(said_ms, chance_ppm) for chance_ppm in (0, 500_000, 999_999)]
+    assert times_ms == sorted(times_ms)
+    assert times_ms[0] >= auction.AGAIN_MS_MIN
+    assert times_ms[-1] <= auction.AGAIN_MS_MAX * 3 // 2
+    assert times_ms[1] == times_ms[0] * 5 // 4

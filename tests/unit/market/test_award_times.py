@@ -1,10 +1,12 @@
 """How long an award waits for its execution."""
 
 import pytest
+from msgspec.structs import replace
 
-from tests.unit.rules.world import NOW, PROVIDER, make_ask, make_bid, make_offer, named
+from tests.unit.rules.world import NOW, PROVIDER, REGISTRY, make_ask, make_bid, make_offer, named
 from wwwmarket.crypto.digest import digest
 from wwwmarket.domain.book import Clearing
+from wwwmarket.domain.quantity import Slo
 from wwwmarket.market import award
 
 TERMS = award.Terms(
@@ -36,3 +38,16 @@ def test_an_answer_has_the_time_of_its_maximum():
 def test_no_lock_waits_for_ever(expected):
     """Whatever is predicted of how few tokens, the longest execution bounds it."""
     assert waits_ms(expected, 2**50) == 600_000 + 1_100
+
+
+@pytest.mark.parametrize(("promised_ms", "waits_ms"), [(0, 100), (100, 200), (200, 300), (20_000, 30_000)])
+def test_the_patience_for_a_first_token_grows_with_its_promise(promised_ms, waits_ms):
+    """The stated slack, or half of what was promised, whichever is more."""
+    bid = make_bid(slo=Slo(ttft_ms=60_000, tpot_ms=100))
+    ask = make_ask(PROVIDER, bid, named("offer"), predicted_ttft_ms=promised_ms, predicted_finish_ms=promised_ms + 100)
+    contender = award.Contender(digest=digest(ask.body), ask=ask, offer=make_offer())
+    terms = replace(TERMS, first_token_slack_percent=50)
+    buyer = award.Buyer(bid, (contender,), (), REGISTRY.current.award, terms)
+    buyer.step(award.Begun(at_ms=NOW))
+    effects = buyer.step(award.AwardSigned(at_ms=NOW, award=named("award")))
+    assert [one.at_ms - NOW for one in effects if isinstance(one, award.ArmFirstToken)] == [waits_ms]

@@ -20,6 +20,7 @@ from wwwmarket.domain.errors import Conflict, Forbidden, Stale, Unauthorised
 from wwwmarket.domain.model import ModelRequirement
 from wwwmarket.domain.records import Capacity
 from wwwmarket.market import execution, offer
+from wwwmarket.market.admission import Admission
 from wwwmarket.market.policy import Policy
 
 OFFER = named("offer")
@@ -40,6 +41,9 @@ class Oracle:
         self.held.append(held)
         return self.forecast_
 
+    def next_end_ms(self) -> int | None:
+        return 2_500 if self.forecast_ is not None else None
+
 
 def make_seller(
     oracle: Oracle | None = None,
@@ -50,7 +54,7 @@ def make_seller(
     **terms,
 ) -> offer.Seller:
     policy = policy or Policy(floor_ppm=floor_ppm)
-    seller = offer.Seller(PROVIDER, oracle or Oracle(), policy, hold_ms=HOLD_MS, asked_per_bid=4)
+    seller = offer.Seller(PROVIDER, oracle or Oracle(), policy, Admission(), hold_ms=HOLD_MS, asked_per_bid=4)
     listed = make_offer(capacity=Capacity(sequences=sequences, tokens_per_s=1_000), **terms)
     seller.step(offer.OfferListed(offer=OFFER, terms=listed))
     return seller
@@ -114,6 +118,29 @@ def test_a_leaving_seller_declines():
     seller = make_seller()
     seller.step(offer.DrainBegun())
     assert "leaving" in put(seller).reason
+
+
+def test_a_full_seller_says_when_to_come_again():
+    """When the first of its work is expected to end; where nobody can say, after a hold."""
+    seller = make_seller(sequences=1)
+    seller.step(offer.ExecutionStarted(bid=named("bid")))
+    assert put(seller).retry_after_ms == 2_500
+    blind = make_seller(Oracle(None), sequences=1)
+    blind.step(offer.ExecutionStarted(bid=named("bid")))
+    assert put(blind).retry_after_ms == HOLD_MS
+
+
+def test_the_last_places_go_to_those_to_whom_a_second_is_worth_most():
+    """With all but the last place taken, the cheap are told to wait, and one that is worth more gets it."""
+    seller = make_seller(sequences=4)
+    for place in range(8):
+        put(seller, issued_ms=place, time_value_micro_per_s=10 if place % 2 else 20)
+    for _ in range(3):
+        seller.step(offer.ExecutionStarted(bid=named("bid")))
+    cheap, dear = (put(seller, time_value_micro_per_s=worth) for worth in (10, 20))
+    assert "worth more" in cheap.reason
+    assert cheap.retry_after_ms == 2_500
+    assert isinstance(dear, offer.AskSent)
 
 
 def test_an_unlisted_offer_is_not_asked_from():
