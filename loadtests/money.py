@@ -42,9 +42,9 @@ from wwwmarket.node.service import ReceiptView
 from wwwmarket.rules.check import check
 
 BUDGET_MICRO: Final = 200_000
-SETTLED_WITHIN_S: Final = 120
+SETTLED_WITHIN_S: Final = 240
 """An award whose gateway was killed is claimed by its provider alone, from about a minute on."""
-UNLOCKED_WITHIN_S: Final = 240
+UNLOCKED_WITHIN_S: Final = 480
 OPEN_AWARDS: Final = "wwwmarket_open_awards"
 COVERED_AFTER_S: Final = 5
 PROVEN_SHARE: Final = 0.2

@@ -55,8 +55,9 @@ class ExecutionConfig:
     paid for: later it is no answer."""
     claim_after_ms: int = 5_000
     """Added to that bound: then the provider may settle without the client's receipt."""
-    claim_window_ms: int = 60_000
-    """How long the provider has to claim, before everything unlocks."""
+    claim_window_ms: int = 300_000
+    """How long the provider has to claim, before everything unlocks: longer than it takes to start its machine or the
+    ledger's operator again, or answers that were delivered in full are never paid for."""
     execution_max_ms: int = 600_000
     """The longest execution that a lock waits for."""
     cancel_patience_ms: int = 5_000
