@@ -1,7 +1,9 @@
 """Money in a market of real processes: statements, links to proofs, keys replaced and revoked, and a tab's two entries."""
 
+import contextlib
 import json
 import re
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -20,10 +22,10 @@ TERMS = (
 ANSWERS = 4
 
 
-def ask(gateway: str, model: str, secret: str, **extra: object) -> dict[str, object]:
+def ask(gateway: str, model: str, secret: str) -> dict[str, object]:
     """One small answer; what the market says of it."""
     with openai.OpenAI(base_url=gateway, api_key=secret, max_retries=0) as client:
-        answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=4, extra_body=extra)
+        answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=4)
     return answer.wwwmarket
 
 
@@ -118,47 +120,51 @@ def test_a_rotated_key_keeps_the_balance_and_its_old_key_is_refused(market, prog
 
 
 @pytest.mark.slow
-def test_a_tab_leaves_two_entries_and_the_audit_passes(market, program, http, until, *, tmp_path, pay):
+def test_a_tab_leaves_two_entries_and_the_audit_passes(program, until, tmp_path):
     """Several answers of one provider, one settlement: each is proven to be paid from a copy, and all adds up."""
-    seller_command = ["provider", "join", "--market", market.base, "--port", "0", *TERMS, "--accept-tabs"]
-    with Child("seller", seller_command, tmp_path / "seller") as seller:
-        provider = seller.ready().account
-        until(lambda: provider in {one["provider"] for one in http.get("/v1/offers").json()["data"]}, "it sells")
-        command = ["node", "run", "--market", market.base, "--port", "0", "--tabs", "1"]
-        with Child("buyer", command, tmp_path / "buyer") as buyer:
-            serving = buyer.ready()
-            pay(serving.account, "6")
-            with httpx.Client(base_url=serving.gateway, trust_env=False) as near:
-                until(lambda: balance_of(near, serving.account)["available_micro"] > 0, "the buyer has read it")
-                until(
-                    lambda: provider in {one["provider"] for one in near.get("/v1/offers").json()["data"]}, "it sells"
-                )
-            admin = {"gateway": serving.gateway, "admin_token_file": serving.admin_token_file}
-            made = json.loads(
-                program("node", "keys", "create", "--name", "t", "--budget", "5", "--json", **admin).stdout
-            )
-            only = {"provider": {"only": [provider]}}
-            bought = [ask(serving.openai, "wwwmarket-tiny", made["key"], **only) for _ in range(ANSWERS)]
-            for at, one in enumerate(bought):
-                proof = program("tab", "proof", one["award"], gateway=serving.gateway)
-                assert proof.returncode == 0, proof.stderr
-                (tmp_path / f"{at}.json").write_text(proof.stdout)
-        cost = sum(one["cost_micro"] for one in bought)
+    with contextlib.ExitStack() as running:
+
+        def start(name: str, *command: str):
+            return running.enter_context(Child(name, [*command, "--port", "0"], tmp_path / name)).ready()
+
+        founder = start("founder", "node", "run")
+        http = running.enter_context(httpx.Client(base_url=founder.gateway, trust_env=False, timeout=30))
+        provider = start("seller", "provider", "join", "--market", founder.gateway, *TERMS, "--accept-tabs").account
+        made, bought = _buy_over_a_tab(founder, program, until, tmp_path)
+        account, cost = made["account"], sum(one["cost_micro"] for one in bought)
         until(lambda: balance_of(http, provider)["available_micro"] == cost, "the tab is settled")
-        until(
-            lambda: balance_of(http, made["account"]) == {**_NOTHING, "available_micro": 5_000_000 - cost}, "and over"
-        )
-    account = made["account"]
-    until(lambda: statement(program, market, account)["closing"] == balance_of(http, account), "it is covered")
-    log = tmp_path / "log"
-    assert program("ledger", "export", str(log), "--ledger", f"{market.base}/ledger").returncode == 0
+        assert balance_of(http, account) == {**_NOTHING, "available_micro": 5_000_000 - cost}
+        at = SimpleNamespace(base=founder.gateway)
+        until(lambda: statement(program, at, account)["closing"] == balance_of(http, account), "it is covered")
+        log = tmp_path / "log"
+        assert program("ledger", "export", str(log), "--ledger", f"{at.base}/ledger").returncode == 0
     audited = program("audit", str(log))
     assert audited.returncode == 0, audited.stdout
-    lines = statement(program, market, account)["lines"]
+    lines = statement(program, SimpleNamespace(base=str(log)), account)["lines"]
     assert [line["kind"] for line in lines] == ["transfer", "tab", "tab-settlement"]
     assert lines[-1]["answers"] == ANSWERS
-    last = program("tab", "verify", str(tmp_path / f"{ANSWERS - 1}.json"), "--ledger", str(log), "--json")
+    last = program("tab", "verify", str(tmp_path / "answer.json"), "--ledger", str(log), "--json")
     assert (last.returncode, json.loads(last.stdout)["paid_micro"]) == (0, bought[-1]["cost_micro"])
+
+
+def _buy_over_a_tab(founder, program, until, tmp_path):
+    """A gateway buys some answers for a key, keeps the last one's proof, and leaves: the key, and what the market said."""
+    command = ["node", "run", "--market", founder.gateway, "--port", "0", "--tabs", "1"]
+    with Child("buyer", command, tmp_path / "buyer") as buyer:
+        serving = buyer.ready()
+        admin = {"gateway": founder.gateway, "admin_token_file": founder.admin_token_file}
+        assert program("account", "pay", serving.account, "6", **admin).returncode == 0
+        with httpx.Client(base_url=serving.gateway, trust_env=False, timeout=30) as near:
+            until(lambda: balance_of(near, serving.account)["available_micro"] > 0, "the buyer has read of its credits")
+            until(lambda: near.get("/v1/offers").json()["data"], "the buyer has read of the offer")
+        admin = {"gateway": serving.gateway, "admin_token_file": serving.admin_token_file}
+        key = program("node", "keys", "create", "--name", "t", "--budget", "5", "--json", **admin)
+        made = json.loads(key.stdout)
+        bought = [ask(serving.openai, "wwwmarket-tiny", made["key"]) for _ in range(ANSWERS)]
+        proof = program("tab", "proof", bought[-1]["award"], gateway=serving.gateway)
+        assert proof.returncode == 0, proof.stderr
+        (tmp_path / "answer.json").write_text(proof.stdout)
+    return made, bought
 
 
 _NOTHING = {"available_micro": 0, "locked_micro": 0, "bonded_micro": 0}
