@@ -28,17 +28,18 @@ def test_the_demo_tells_people_the_same(program):
     assert done.stdout.splitlines()[-1] == "audit: pass"
 
 
-def test_a_demo_that_is_told_to_end_ends_its_children(python, until, tmp_path: Path):
-    """SIGTERM ends every process of the market, also while it opens."""
+@pytest.mark.parametrize(("options", "code"), [((), 130), (("--stay",), 0)])
+def test_a_demo_that_is_told_to_end_ends_its_children(python, until, tmp_path: Path, options, code):
+    """SIGTERM ends every process of the market, also while it opens; whoever wanted it to stay hears of no fault."""
     with subprocess.Popen(
-        [python, "-P", "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "2"],
+        [python, "-P", "-m", "wwwmarket", "demo", "--dir", tmp_path, "--providers", "2", *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as demo:
         until((tmp_path / "node" / "running.json").exists, "the node serves")
         demo.send_signal(signal.SIGTERM)
-        assert demo.wait(30) == 130
+        assert demo.wait(30) == code
     assert not list(processes_of(tmp_path))
 
 

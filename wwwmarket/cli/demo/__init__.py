@@ -74,6 +74,7 @@ def demo(  # noqa: PLR0913 - how much there is to see
     """Run a market on this machine: providers in processes of their own, requests bought, paid, and audited.
 
     It ends with the line "audit: pass", and with exit code 0 only if every request was answered and the audit passed.
+    Told to end before that (SIGTERM), it ends its market in order and leaves with 130; with 0 if it was to stay.
 
     \b
       wwwmarket demo
@@ -81,7 +82,7 @@ def demo(  # noqa: PLR0913 - how much there is to see
       wwwmarket demo --stay --ready-file market.json     then use it with any OpenAI client
     """  # noqa: D301 - \b keeps the examples' lines
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(_ended_by_sigterm(0 if stay else INTERRUPTED))
         where = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wwwmarket-demo-")))
         begun_s = time.monotonic()
         say(f"Starting a market and {providers} providers …")
@@ -95,17 +96,17 @@ def demo(  # noqa: PLR0913 - how much there is to see
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the demo, and its children with it, as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, _end)
+def _ended_by_sigterm(code: int) -> Iterator[None]:
+    """SIGTERM ends the demo with ``code``, and its children with it, as Ctrl-C does."""
+
+    def end(*_: object) -> NoReturn:
+        sys.exit(code)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(*_: object) -> NoReturn:
-    sys.exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
