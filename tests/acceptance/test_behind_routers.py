@@ -75,6 +75,11 @@ class Network:
         done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
+    def reachability(self, name: str) -> dict[str, str]:
+        """What the doctor finds there."""
+        done = self.run(name, "doctor", "--data", self.data(name), "--market", self.market, "--json")
+        return next(one for one in json.loads(done.stdout) if one["check"] == "reachability")
+
     def relays(self) -> set[str]:
         """By whom the seller is relayed now."""
         nodes = {self.status(name)["node"]: name for name in self.publics if name in self.running}
@@ -138,9 +143,12 @@ def buy(network):
 
 
 def test_a_provider_behind_a_router_sells_to_a_node_behind_another(network, buy, until):
-    """No port of either router is open. Two relays forward; when both die, one after the other, the third takes over."""
+    """No port of either router is open. Two relays forward; when both die, one after the other, the third takes over.
+    The doctor calls the seller through its relays, and finds when none is left.
+    """
     until(lambda: len(network.relays()) == 2, "the seller has two relays")
     until(lambda: buy().returncode == 0, "a first answer is bought")
+    assert network.reachability("seller")["says"].startswith("answers through 2 relays")
     (first, second) = sorted(network.relays())
     (third,) = set(network.publics) - {first, second}
     network.kill(first)
@@ -150,3 +158,5 @@ def test_a_provider_behind_a_router_sells_to_a_node_behind_another(network, buy,
     until(lambda: network.relays() == {third}, "the last relay forwards alone")
     until(lambda: buy().returncode == 0, "and again")
     assert network.status("seller")["offers"] == 1
+    network.kill(third)
+    until(lambda: network.reachability("seller")["verdict"] != "ok", "the doctor sees that nobody relays")

@@ -1,7 +1,9 @@
 """``wwwmarket doctor`` against a real market: each planted fault is found, and its advice, followed, mends it."""
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -11,7 +13,12 @@ from wsgiref.handlers import format_date_time
 import httpx
 import pytest
 
+from wwwmarket import __version__
+from wwwmarket.cli.demo.processes import Child
+from wwwmarket.cli.doctor import is_apart
+
 NETWORK_CLOCK_OFF_S = 90
+CLOSED = "127.0.0.1:9"
 
 
 @pytest.fixture
@@ -32,6 +39,22 @@ def examine(program, market):
 def provider_data(market):
     """The data directory of a provider that runs."""
     return next(file.parent for file in market.data.rglob("running.json") if "provider" in str(file.parent))
+
+
+@pytest.fixture
+def engine(python):
+    """Serves for a block, and gives its address."""
+
+    @contextlib.contextmanager
+    def serve(*arguments: str):
+        command = ["wwwmarket.adapters.engines.emulated", "--gpu", "H100-SXM", "--model", "Qwen3-8B", *arguments]
+        with subprocess.Popen([python, "-P", "-m", *command], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield f"http://127.0.0.1:{process.stdout.readline().rpartition('=')[2].strip()}"
+            finally:
+                process.terminate()
+
+    return serve
 
 
 @pytest.fixture
@@ -89,9 +112,10 @@ def test_a_clock_that_is_off_is_found(examine, altered, offset_s):
 
 
 def test_an_old_version_is_found(examine, altered):
-    """The market runs a newer one: how to get it."""
+    """The market runs a newer one: how to get it. With the market's own, all is well."""
     found = examine(at=altered(0, version="99.0"))["version"]
     assert (found["verdict"], "--upgrade" in found["advice"]) == ("fault", True)
+    assert examine(at=altered(0, version=__version__))["version"]["verdict"] == "ok"
 
 
 def test_a_market_that_is_not_there_is_found(examine):
@@ -105,39 +129,58 @@ def test_another_market_s_ledger_is_found(examine, altered, provider_data):
     assert found["verdict"] == "fault"
 
 
-def test_a_closed_port_is_found(examine, tmp_path, provider_data, altered):
-    """What others are told is not where anybody answers."""
-    address = httpx.get(json.loads((provider_data / "running.json").read_text())["gateway"] + "/v1/status").json()[
-        "address"
-    ]
-    data = tmp_path / "data"
-    data.mkdir()
-    running = json.loads((provider_data / "running.json").read_text())
-    running["gateway"] = altered(0, address=address | {"sockets": ["127.0.0.1:9"]})
-    (data / "running.json").write_text(json.dumps(running))
-    found = examine("--data", data)["reachability"]
-    assert (found["verdict"], "UDP port" in found["advice"]) == ("fault", True)
-    assert examine("--data", provider_data)["reachability"]["verdict"] == "ok"
+def test_a_closed_port_is_found(examine, tmp_path, market):
+    """What others are told is not where anybody answers; joined without that, as advised, it is reached."""
+    command = ["node", "run", "--market", market.base, "--port", "0"]
+    with Child("closed", [*command, "--advertise", CLOSED], tmp_path) as node:
+        node.ready()
+        found = examine("--data", tmp_path)["reachability"]
+        assert (found["verdict"], "UDP port" in found["advice"], CLOSED in found["says"]) == ("fault", True, True)
+    with Child("open", command, tmp_path) as node:
+        node.ready()
+        assert examine("--data", tmp_path)["reachability"]["verdict"] == "ok"
 
 
-def test_a_dead_engine_and_a_wrong_model_are_found(examine, market, python):
-    """Nobody listens; or what listens serves other models, and the advice names one of them."""
-    assert examine("--engine", "http://127.0.0.1:9")["engine"]["verdict"] == "fault"
-    command = [python, "-P", "-m", "wwwmarket.adapters.engines.emulated", "--gpu", "H100-SXM", "--model", "Qwen3-8B"]
-    engine = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = f"http://127.0.0.1:{engine.stdout.readline().rpartition('=')[2].strip()}"
+@pytest.mark.parametrize(
+    ("told", "market", "apart"),
+    [
+        (["192.168.1.5:4433"], ["203.0.113.7:4433"], True),
+        (["10.1.1.5:4433", "172.16.0.1:4433"], ["10.2.2.7:4433", "[2001:db8::1]:4433"], True),
+        (["192.168.1.5:4433"], ["192.168.1.9:4433"], False),
+        (["203.0.113.9:4433", "192.168.1.5:4433"], ["203.0.113.7:4433"], False),
+        (["127.0.0.1:4433"], ["127.0.0.1:4434"], False),
+        (["node.example.org:4433"], ["203.0.113.7:4433"], False),
+    ],
+)
+def test_a_private_network_that_the_market_is_not_in_is_noticed(told, market, apart):
+    """Whoever has an address of the market's network, a public one, or a name, may be called from there."""
+    assert is_apart(told, market) == apart
+
+
+def test_a_dead_engine_is_found(examine, engine):
+    """Nobody listens; once it is started, as advised, it is well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    found = examine("--engine", address)["engine"]
+    assert (found["verdict"], found["advice"].startswith("start the engine")) == ("fault", True)
+    with engine("--port", str(port)):
+        assert examine("--engine", address)["engine"]["verdict"] == "ok"
+
+
+def test_a_wrong_model_is_found(examine, engine):
+    """What listens serves other models, and the advice names one of them."""
+    with engine() as address:
         found = examine("--engine", address, "--model", "gpt-oss")["engine"]
         assert found["verdict"] == "fault"
         served = found["advice"].rpartition("--model ")[2]
         assert examine("--engine", address, "--model", served)["engine"]["verdict"] == "ok"
-    finally:
-        engine.terminate()
-        engine.communicate()
 
 
-def test_a_full_disk_is_found(examine, tmp_path):
-    """A real one, of 64 MiB."""
+def test_a_full_disk_is_found(examine, tmp_path_factory):
+    """A real one, of 64 MiB; the data moved to another, as advised, it is well, and so it is with more room here."""
+    tmp_path, elsewhere = tmp_path_factory.mktemp("small"), tmp_path_factory.mktemp("large")
     mount, umount = shutil.which("mount"), shutil.which("umount")
     small = [mount or "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", tmp_path]
     if mount is None or subprocess.run(small, check=False, capture_output=True).returncode:
@@ -145,6 +188,7 @@ def test_a_full_disk_is_found(examine, tmp_path):
     try:
         found = examine("--data", tmp_path / "provider")["disk"]
         assert (found["verdict"], "--data" in found["advice"]) == ("fault", True)
+        assert examine("--data", elsewhere)["disk"]["verdict"] in {"ok", "warning"}
     finally:
         subprocess.run([umount, tmp_path], check=True)
     assert examine("--data", tmp_path / "provider")["disk"]["verdict"] in {"ok", "warning"}

@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import httpx
 import msgspec
 import typer
+from msgspec.structs import replace
 from packaging.version import InvalidVersion, Version
 
 from wwwmarket import __version__
@@ -21,6 +24,7 @@ from wwwmarket.cli.options import Data, Json, option
 from wwwmarket.cli.output import emit
 from wwwmarket.cli.serving import Serving, find_running
 from wwwmarket.domain.errors import Malformed, NotFound, Refusal, Unavailable
+from wwwmarket.domain.records import NodeAddress
 from wwwmarket.node.service import NodeStatus
 from wwwmarket.ports.clock import Clock
 
@@ -34,6 +38,7 @@ DISK_FAULT_BYTES: Final = 512 * 1024**2
 DISK_WARNING_BYTES: Final = 4 * 1024**3
 LAG_WARNING_ENTRIES: Final = 2_000
 """Seconds of a busy ledger; a replica further behind refuses awards whose offers it has not seen."""
+PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 TIMEOUT_S: Final = 10.0
 DIAL_TIMEOUT_MS: Final = 5_000
 
@@ -231,30 +236,83 @@ async def _node(patient: Patient) -> Finding:
 
 
 async def _reach(patient: Patient) -> Finding:
-    if patient.status is None:
+    """Dialled are the sockets that are not this machine's own, where it names such: a relay's, or a router's."""
+    status = patient.status
+    if status is None:
         return _unseen("reachability", "nothing runs here")
-    sockets = ", ".join(patient.status.address.sockets) or "none"
-    if await _answers_dial(patient.status):
-        return Finding(check="reachability", verdict="ok", says=f"its UDP address answers: {sockets}")
-    return Finding(
-        check="reachability",
-        verdict="fault",
-        says=f"nobody answers at the UDP address that others are told: {sockets}",
-        advice="open that UDP port in the firewall, or join with --bind on an address that others can reach",
-    )
+    elsewhere = tuple(told for told in status.address.sockets if not _is_ours(told))
+    dialled = replace(status.address, sockets=elsewhere or status.address.sockets)
+    sockets = ", ".join(dialled.sockets) or "none"
+    if not await _answers_dial(dialled):
+        return Finding(
+            check="reachability",
+            verdict="fault",
+            says=f"nobody answers at the UDP address that others are told: {sockets}",
+            advice=(
+                "open that UDP port in the firewall, or join with --bind or --advertise on an address that others can "
+                "reach; behind a router join with --bind 0.0.0.0:0, and nodes that relay are found"
+            ),
+        )
+    if status.relays:
+        return Finding(
+            check="reachability", verdict="ok", says=f"answers through {len(status.relays)} relays: {sockets}"
+        )
+    market = patient.market_status
+    if not elsewhere and isinstance(market, NodeStatus) and is_apart(dialled.sockets, market.address.sockets):
+        return Finding(
+            check="reachability",
+            verdict="warning",
+            says=f"only addresses of a private network are told to others, and the market is on another: {sockets}",
+            advice=(
+                "if a router stands between, join with --bind 0.0.0.0:0 and without --relays never, ask the market for "
+                "a node that relays, or forward a UDP port and name it by --advertise"
+            ),
+        )
+    return Finding(check="reachability", verdict="ok", says=f"its UDP address answers: {sockets}")
 
 
-async def _answers_dial(status: NodeStatus) -> bool:
+def _is_ours(address: str) -> bool:
+    """Whether a socket's host is one of this machine's own addresses."""
+    host = address.rpartition(":")[0].strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def is_apart(told: Sequence[str], market: Sequence[str]) -> bool:
+    """Whether all sockets of a node are private ones (RFC 1918), none of them in a network of 256 with the market's."""
+    own = [address for address in map(_ipv4, told) if address is not None]
+    near = {_network(address) for address in map(_ipv4, market) if address is not None}
+    private = all(any(address in network for network in PRIVATE) for address in own)
+    return bool(own) and private and near.isdisjoint(map(_network, own))
+
+
+def _ipv4(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text.rpartition(":")[0])
+    except AddressValueError:
+        return None
+
+
+def _network(address: IPv4Address) -> IPv4Network:
+    return IPv4Network((address, 24), strict=False)
+
+
+async def _answers_dial(address: NodeAddress) -> bool:
     """Dial as a stranger would, under a key of the moment. Any answer will do: strangers' messages are refused."""
     from wwwmarket.adapters.system import SystemEntropy
     from wwwmarket.adapters.transport import IrohTransport
     from wwwmarket.crypto.signing import SEED_BYTES, KeyPair
 
-    loopback = all(socket.startswith(("127.", "[::1]")) for socket in status.address.sockets)
+    loopback = all(told.startswith(("127.", "[::1]")) for told in address.sockets)
     stranger = KeyPair(SystemEntropy().bytes(SEED_BYTES))
     transport = await IrohTransport.bind(stranger, "127.0.0.1:0" if loopback else "0.0.0.0:0")
     try:
-        await transport.request(status.address, b"{}", timeout_ms=DIAL_TIMEOUT_MS)
+        await transport.request(address, b"{}", timeout_ms=DIAL_TIMEOUT_MS)
     except Refusal:
         return False
     finally:
