@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,7 +24,6 @@ ROOT = Path(__file__).parents[3]
 MODEL = "wwwmarket-tiny"
 PYTHON = Path(os.environ.get("VLLM_ENV", ROOT / ".vllm-env")) / "bin" / "python"
 OPTIONS = ("--served-model-name", MODEL, "--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager")
-TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -33,6 +33,12 @@ ENVIRONMENT = {
 }
 TERMS = ("--price-input", "50", "--price-output", "200", "--ttft-ms", "5000", "--tpot-ms", "500", "--capacity", "8")
 READY_WITHIN_S = 300
+
+
+def shown() -> str:
+    """The documented configuration; the command line comes before it."""
+    (found,) = re.findall(r"```yaml\n# vllm\.yaml\n(.*?)```", (ROOT / "docs/engines.md").read_text(), re.DOTALL)
+    return found
 
 
 def until(condition: Callable[[], T], within_s: float) -> T:
@@ -53,11 +59,12 @@ class VllmServer:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "vllm.log"
-        serve = (PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", self.port)
+        (config := folder / "vllm.yaml").write_text(shown())
+        serve = (PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--config", config, "--model", model)
         supervised = (sys.executable, "-m", "wwwmarket.adapters.engines.supervised", "--port", self.port, "--")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(word) for word in (*supervised, *serve, "--host", "127.0.0.1", *OPTIONS, *TOOLS)],
+                [str(word) for word in (*supervised, *serve, "--host", "127.0.0.1", "--port", self.port, *OPTIONS)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
