@@ -371,7 +371,7 @@ class Town:
     def operator(self) -> House:
         return self.houses["operator"]
 
-    async def until(self, condition: Callable[[], bool], patience_ms: int = 300_000) -> None:
+    async def until(self, condition: Callable[[], bool], patience_ms: int = 900_000) -> None:
         """Wait for a condition, in simulated time."""
         async with asyncio.timeout(patience_ms / 1_000):
             while not condition():  # noqa: ASYNC110 - conditions of whole nodes have no event
