@@ -64,6 +64,9 @@ class _Chain:
             self.moved.clear()
             await self.moved.wait()
 
+    def goes_on_with(self, entry: VerifiedEntry) -> bool:
+        return (self.next_seq, self.prev) == (entry.entry.seq, entry.entry.prev)
+
     def extend(self, entry: VerifiedEntry) -> None:
         self.next_seq, self.prev = entry.entry.seq + 1, entry.id
         self.in_flight += 1
@@ -139,17 +142,25 @@ class Author:
         key = self.key(account)
         chain = self._chain(key.account)
         async with chain.gate:
-            await chain.room()
-            entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
-            changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=place_of(entry), body=entry.leaf)]
-            if keep is not None:
-                changes.append(keep(entry))
-            if changes:
-                await self._store.write(changes)
+            entry = await self._persisted(key, chain, body, keep)
+            while not chain.goes_on_with(entry):  # one before it was refused while this one went to the disk
+                await self._forget(entry)
+                entry = await self._persisted(key, chain, body, keep)
             inclusion = self._send(chain, entry)
         if self._submission.durable:
             await asyncio.wait((inclusion,))
         return Written(entry=entry, inclusion=inclusion)
+
+    async def _persisted(self, key: KeyPair, chain: _Chain, body: Body, keep: "Keep | None") -> VerifiedEntry:
+        """The next entry of the chain, as it is now."""
+        await chain.room()
+        entry = signing.verified_own(signing.sign_entry(key, seq=chain.next_seq, prev=chain.prev, body=body))
+        changes = [] if self._submission.durable else [Change(kind=OUTBOX, key=place_of(entry), body=entry.leaf)]
+        if keep is not None:
+            changes.append(keep(entry))
+        if changes:
+            await self._store.write(changes)
+        return entry
 
     async def settle(self, account: AccountId, body: Body, keep: Keep | None = None) -> Verified[Inclusion]:
         """Write and wait for the ledger's word; sign anew where only the place in the chain was lost."""
@@ -169,7 +180,7 @@ class Author:
             index = await self._index_of(entry.id)
             if index is not None and self._can_be_lost(index):
                 self._included[place] = index
-            elif (entry.entry.seq, entry.entry.prev) == (chain.next_seq, chain.prev):
+            elif chain.goes_on_with(entry):
                 self._send(chain, entry)
             else:
                 await self._store.write([Change(kind=OUTBOX, key=place, body=None)])
